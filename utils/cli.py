@@ -1,0 +1,86 @@
+"""Command lines: a parser whose complaint is one sentence, value types that name what would be right, exit codes."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from utils.errors import InputError
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds "(default: ...)", except where the help text itself says what holds when the flag is not given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with exact flag names, defaults in ``--help``, and a complaint of one sentence (exit status 2)."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **options)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _number(convert: Callable, low: float, high: float | None, kind: str) -> Callable[[str], float]:
+    expected = f"expected {kind}" + (f" of at least {low}" if high is None else f" from {low} to {high}")
+
+    def parse(text: str):
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
+        if (isinstance(value, float) and not math.isfinite(value)) or not low <= value <= (
+            value if high is None else high
+        ):
+            raise argparse.ArgumentTypeError(f"{expected}, got {text}")
+        return value
+
+    return parse
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number within bounds."""
+    return _number(int, low, high, "a whole number")
+
+
+def real(low: float, high: float | None = None) -> Callable[[str], float]:
+    """An argparse type: a number within bounds."""
+    return _number(float, low, high, "a number")
+
+
+def folder(text: str) -> Path:
+    """An argparse type: a folder's path. An empty one is a shell variable that was not set, not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, got an empty name")
+    return Path(text)
+
+
+def switch(text: str) -> int:
+    """An argparse type: 0 or 1."""
+    if text not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"expected 0 (off) or 1 (on), got {text!r}")
+    return int(text)
+
+
+def run(main: Callable[[], None], prog: str, after_interrupt: str) -> None:
+    """Runs a script's ``main``; an :class:`InputError` becomes one sentence and exit status 2, Ctrl-C status 130.
+
+    Args:
+        after_interrupt: what to say of the work so far when it was stopped by Ctrl-C.
+    """
+    try:
+        main()
+    except InputError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted; {after_interrupt}", file=sys.stderr)
+        sys.exit(130)

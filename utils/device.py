@@ -1,0 +1,28 @@
+"""The device that the work runs on."""
+
+import os
+
+import torch
+
+from utils.errors import InputError
+
+CHOICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that --device names; "auto" is a GPU where there is one.
+
+    On a GPU the numbers are full float32, and repeat for the same seed wherever PyTorch has a repeatable kernel.
+
+    Raises:
+        InputError: a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError("--device cuda needs an NVIDIA GPU that PyTorch can use, and finds none: try --device cpu.")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with it
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
