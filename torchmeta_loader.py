@@ -1,0 +1,311 @@
+"""Few-shot task distributions over torchmeta: Omniglot, miniImageNet, synthetic glyphs.
+
+    tasks = few_shot_tasks("omniglot", "train", ways=5, shots=1, queries=15, seed=21, data_path="data")
+    for batch in episode_loader(tasks, range(1000), batch_size=10):
+        images, labels = batch["support"]  # float32 (10, 5, 1, 28, 28) in [0, 1], int64 (10, 5)
+
+torchmeta draws its tasks from global generators. Here every draw depends only on (seed, what it is for, episode), so
+episode 7 is the same task whatever ran before it, in whatever batch it comes and in whichever process it is loaded.
+
+Run as a script, it turns a manual download into what torchmeta reads:
+
+    python torchmeta_loader.py --prepare omniglot|miniimagenet --source FILE_OR_DIR --data_path DIR
+"""
+
+import argparse
+import copy
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch.utils.data import get_worker_info
+from torchvision.transforms import Compose, Resize, ToTensor
+
+from utils.cli import ArgumentParser, run
+from utils.draws import derive_seed, numpy_generator
+from utils.errors import InputError
+from utils.prepare_data import WEBSITE, download, is_prepared, prepare, prepare_command
+from utils.torchmeta_mend import torchmeta
+
+ClassDataset = torchmeta.utils.data.ClassDataset
+Categorical = torchmeta.transforms.Categorical
+
+# Channels, height, width.
+INPUT_SHAPES = {"omniglot": (1, 28, 28), "miniimagenet": (3, 84, 84), "synthetic": (1, 28, 28)}
+
+
+def few_shot_tasks(
+    dataset: str,
+    split: str,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    seed: int,
+    data_path: Path | str,
+    use_vinyals_split: bool = True,
+    download: bool = False,
+) -> "FewShotTasks":
+    """The few-shot tasks over the classes of one split.
+
+    Args:
+        dataset: a key of ``INPUT_SHAPES``.
+        split: "train", "val" or "test"; they share no class.
+        ways: classes a task.
+        shots: support images a class.
+        queries: query images a class.
+        seed: of every draw.
+        data_path: the folder that holds ``omniglot/`` and ``miniimagenet/``; "synthetic" reads no files.
+        use_vinyals_split: Omniglot's 1028/172/423 characters, else its 964 background characters for "train", its 659
+            evaluation characters for "test", none for "val".
+        download: fetch what is absent.
+
+    Raises:
+        InputError: the data are absent or damaged, or hold too few classes or images for such tasks.
+    """
+    if dataset == "synthetic":
+        class_dataset, images_per_class = SyntheticGlyphs(seed, split), DRAWINGS_PER_GLYPH
+    else:
+        folder = Path(data_path).expanduser()
+        class_dataset, images_per_class = _prepared_classes(dataset, split, folder, use_vinyals_split, download)
+    if ways > len(class_dataset):
+        raise InputError(f"--n {ways} is too many: the {split} split of {dataset} has {len(class_dataset)} classes.")
+    if shots + queries > images_per_class:
+        raise InputError(
+            f"{shots} shots and {queries} queries a class are too many: a class of {dataset} has {images_per_class} "
+            f"images, so --q and the shots (--n_train in training, --k in testing) may add up to {images_per_class}."
+        )
+    return FewShotTasks(class_dataset, ways=ways, shots=shots, queries=queries, seed=seed)
+
+
+def held_out_split(dataset: str, use_vinyals_split: bool) -> str:
+    """The split to watch training on: "val", but "test" for Omniglot's background/evaluation split, without a "val"."""
+    return "test" if dataset == "omniglot" and not use_vinyals_split else "val"
+
+
+def episode_loader(
+    tasks: "FewShotTasks", episodes: range, batch_size: int = 1, workers: int = 0
+) -> "torchmeta.utils.data.BatchMetaDataLoader":
+    """Loads exactly these episodes, in order.
+
+    Each batch is ``{"support": [images, labels], "query": [images, labels]}``, ordered class by class: images float32
+    (batch, ways * images a class, channels, height, width) in [0, 1], labels int64 (batch, ways * images a class).
+    The last batch may be smaller.
+    """
+    loader = torchmeta.utils.data.BatchMetaDataLoader(
+        tasks,
+        batch_size=batch_size,
+        shuffle=False,
+        sampler=episodes,
+        num_workers=workers,
+        worker_init_fn=_open_own_file,
+    )
+    # A DataLoader without a generator draws the seeds of its workers from torch's global one.
+    loader.generator = torch.Generator()
+    return loader
+
+
+class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
+    """The ways-way tasks over a data set of classes, indexed by episode: ``tasks[7]["support"]``.
+
+    Args:
+        class_dataset: torchmeta's data set of classes; an item is the data set of one class.
+        ways: classes a task.
+        shots: support images a class.
+        queries: query images a class.
+        seed: of every draw.
+    """
+
+    def __init__(self, class_dataset: ClassDataset, *, ways: int, shots: int, queries: int, seed: int):
+        splitter = torchmeta.transforms.ClassSplitter(num_support_per_class=shots, num_query_per_class=queries)
+        super().__init__(class_dataset, ways, target_transform=Categorical(ways), dataset_transform=splitter)
+        self.draw_seed = seed
+
+    def __getitem__(self, episode: int) -> OrderedDict:
+        """The task of an episode: {"support": data set, "query": data set}."""
+        draws = numpy_generator(self.draw_seed, f"classes/{self.meta_split}", episode)
+        classes = draws.choice(len(self.dataset), self.num_classes_per_task, replace=False)
+        # torchmeta's splitter picks a class's images by the one seed and orders them by the other.
+        splitter_seed = derive_seed(self.draw_seed, f"images/{self.meta_split}", episode) % 2**32
+        self.dataset_transform.random_state_seed = splitter_seed
+        self.dataset_transform.seed(splitter_seed)
+        return super().__getitem__(tuple(classes.tolist()))
+
+    def _copy_categorical(self, transform: Categorical) -> Categorical:
+        """Labels by position: the classes come in random order, and torchmeta would ask torch's global generator."""
+        labels = super()._copy_categorical(transform)
+        labels._labels = list(range(self.num_classes_per_task))
+        return labels
+
+    def __getstate__(self) -> dict:
+        """An open HDF5 file does not travel to another process; it is opened there when first read."""
+        return {**self.__dict__, "dataset": _without_open_file(self.dataset)}
+
+
+def _without_open_file(class_dataset: ClassDataset) -> ClassDataset:
+    class_dataset = copy.copy(class_dataset)
+    class_dataset._data = class_dataset._data_file = None
+    return class_dataset
+
+
+def _open_own_file(worker: int) -> None:
+    """Runs in each worker: a file opened before the fork would be shared with the parent."""
+    tasks = get_worker_info().dataset
+    tasks.dataset = _without_open_file(tasks.dataset)
+
+
+# --- Omniglot, miniImageNet -----------------------------------------------------------------------------------------
+
+
+def _prepared_classes(
+    dataset: str, split: str, data_path: Path, use_vinyals_split: bool, download_absent: bool
+) -> tuple[ClassDataset, int]:
+    """torchmeta's data set of classes, and the number of images of its smallest class."""
+    if split == "val" and held_out_split(dataset, use_vinyals_split) == "test":
+        raise InputError("Omniglot's background/evaluation split has no validation classes: use --use_vinyals_split 1.")
+    if not is_prepared(dataset, data_path):
+        if not download_absent:
+            raise InputError(
+                f"--data_path {data_path} holds no prepared {dataset}: pass --download, or get it from "
+                f"{WEBSITE[dataset]} and run {prepare_command(dataset, data_path)}."
+            )
+        download(dataset, data_path)
+    try:
+        if dataset == "omniglot":
+            rotations = [torchmeta.transforms.Rotation([90, 180, 270])] if split == "train" else None
+            class_dataset = torchmeta.datasets.omniglot.OmniglotClassDataset(
+                data_path,
+                meta_split=split,
+                use_vinyals_split=use_vinyals_split,
+                transform=Compose([Resize(28), ToTensor()]),
+                class_augmentations=rotations,
+            )
+        else:
+            class_dataset = torchmeta.datasets.miniimagenet.MiniImagenetClassDataset(
+                data_path, meta_split=split, transform=ToTensor()
+            )
+        names = ["/".join(label) if dataset == "omniglot" else label for label in class_dataset.labels]
+        images_per_class = min((len(class_dataset.data[name]) for name in names), default=0)
+        class_dataset.close()
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the {split} split in {data_path / dataset} is cut short or corrupt ({error}): delete that folder and run "
+            f"{prepare_command(dataset, data_path)}."
+        ) from error
+    return class_dataset, images_per_class
+
+
+# --- Synthetic glyphs -----------------------------------------------------------------------------------------------
+
+GLYPHS_PER_SPLIT = 1_000_000
+DRAWINGS_PER_GLYPH = 100
+# A glyph is drawn on a canvas of 3 x 28 pixels and averaged down, which smooths its edges.
+OVERSAMPLING = 3
+POINTS_PER_STROKE = 14
+
+
+class SyntheticGlyphs(ClassDataset):
+    """Invented characters, drawn when asked for: Omniglot's kind of task without Omniglot's files.
+
+    A class is a glyph of 2 to 4 curved strokes, a pure function of (seed, split, class); its drawings vary in their
+    control points, slant, size, place and pen, a pure function of (seed, split, class, drawing).
+    """
+
+    def __init__(self, seed: int, split: str):
+        super().__init__(meta_split=split)
+        self.draw_seed = seed
+
+    @property
+    def num_classes(self) -> int:
+        return GLYPHS_PER_SPLIT
+
+    def __getitem__(self, index: int) -> "GlyphDrawings":
+        return GlyphDrawings(index, self.draw_seed, self.meta_split, self.get_target_transform(index))
+
+
+class GlyphDrawings(torchmeta.utils.data.Dataset):
+    """All drawings of one glyph: (image float32 (1, 28, 28) in [0, 1], label)."""
+
+    def __init__(self, index: int, seed: int, split: str, target_transform):
+        super().__init__(index, transform=ToTensor(), target_transform=target_transform)
+        self.draw_seed, self.purpose = seed, f"glyphs/{split}"
+        self.strokes = invent_glyph(numpy_generator(seed, self.purpose, index))
+
+    def __len__(self) -> int:
+        return DRAWINGS_PER_GLYPH
+
+    def __getitem__(self, drawing: int) -> tuple[torch.Tensor, int]:
+        draws = numpy_generator(self.draw_seed, self.purpose, self.index, drawing)
+        return self.transform(draw_glyph(self.strokes, draws)), self.target_transform(self.index)
+
+
+def invent_glyph(draws: np.random.Generator) -> np.ndarray:
+    """The strokes of a new glyph: control points of cubic Bezier curves in the unit square, (strokes, 4, 2)."""
+    strokes = np.empty((draws.integers(2, 5), 4, 2))
+    for number, stroke in enumerate(strokes):
+        start, end = draws.uniform(0.12, 0.88, (2, 2))
+        if number and draws.random() < 0.6:  # as in writing, most strokes start at an earlier one
+            start = strokes[draws.integers(number), draws.integers(4)]
+        while np.linalg.norm(end - start) < 0.3:  # a stroke, not a dot
+            end = draws.uniform(0.12, 0.88, 2)
+        stroke[:] = start + np.linspace(0, 1, 4)[:, None] * (end - start)
+        stroke[1:3] += draws.normal(0, 0.2, (2, 2))
+    return strokes.clip(0.05, 0.95)
+
+
+def draw_glyph(strokes: np.ndarray, draws: np.random.Generator) -> Image.Image:
+    """One person's drawing of a glyph: white on black, 8-bit grey, 28x28."""
+    points = _bezier_basis() @ (strokes + draws.normal(0, 0.04, strokes.shape))
+    angle = draws.normal(0, 0.15)
+    slant, *scale = draws.normal((0, 1, 1), (0.15, 0.14, 0.14))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    bend = np.array([[scale[0], slant], [0, scale[1]]])
+    points = (points - 0.5) @ (turn @ bend).T + 0.5 + draws.normal(0, 0.075, 2)
+    size = 28 * OVERSAMPLING
+    image = Image.new("L", (size, size))
+    pen = ImageDraw.Draw(image)
+    width = int(draws.integers(3, 6))
+    for stroke in points * size:
+        pen.line(stroke.ravel().tolist(), fill=255, width=width)
+    return image.reduce(OVERSAMPLING)
+
+
+@lru_cache(maxsize=1)
+def _bezier_basis() -> np.ndarray:
+    """Weights of a cubic Bezier curve's four control points along the stroke, (points, 4)."""
+    t = np.linspace(0, 1, POINTS_PER_STROKE)
+    return np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], axis=1)
+
+
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="torchmeta_loader.py", description="Turns a manual download into the files that torchmeta reads."
+    )
+    required = {"required": True, "default": argparse.SUPPRESS}
+    parser.add_argument("--prepare", choices=tuple(WEBSITE), help="the data set", **required)
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="FILE_OR_DIR",
+        help="the folder of the downloaded files, or one of them: Omniglot's two zips or their unpacked folders; "
+        "miniImageNet as train/val/test tars, folders of classes, or mini-imagenet-cache-<split>.pkl files",
+        **required,
+    )
+    parser.add_argument("--data_path", type=Path, default=Path("data"), metavar="DIR", help="where the data go")
+    args = parser.parse_args()
+
+    folder = args.data_path / args.prepare
+    if is_prepared(args.prepare, args.data_path):
+        print(f"{folder} is prepared already; nothing was changed.")
+    else:
+        print(f"{folder} is ready: {prepare(args.prepare, args.source, args.data_path)}.")
+
+
+if __name__ == "__main__":
+    run(main, "torchmeta_loader.py", "nothing half-written is left.")
