@@ -1,0 +1,125 @@
+"""The supernet: a stem, n search cells and a linear head (DARTS, with the shapes of On-NAS)."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.operations import OPERATIONS
+from models.search_cell import Mixture, SearchCell, edge_list
+from utils.errors import InputError
+
+NORMAL, REDUCTION = CELL_TYPES = ("normal", "reduction")
+
+
+@dataclass(frozen=True)
+class SupernetSettings:
+    """What is needed to build a supernet, and to know whether a meta-cell fits one."""
+
+    in_channels: int
+    init_channels: int
+    layers: int
+    nodes: int
+    reduction_layers: tuple[int, ...]
+    primitives: tuple[str, ...]
+
+    def __post_init__(self):
+        numbers = {
+            "in_channels": (self.in_channels, 1, 64),
+            "--init_channels": (self.init_channels, 2, 4096),
+            "--layers": (self.layers, 1, 64),
+            "--nodes": (self.nodes, 1, 8),
+        }
+        for name, (value, low, high) in numbers.items():
+            if not isinstance(value, int) or not low <= value <= high:
+                raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r:.40}.")
+        if (
+            not self.primitives
+            or not set(self.primitives) <= OPERATIONS
+            or len(set(self.primitives)) != len(self.primitives)
+        ):
+            raise InputError(f"the candidates must be different ones of {', '.join(sorted(OPERATIONS))}.")
+        if len(set(self.reduction_layers)) != len(self.reduction_layers):
+            raise InputError("--reduction_layers must be different cells.")
+        if self.init_channels % 2:
+            raise InputError(
+                f"--init_channels must be even (a reduction makes them of two halves), got {self.init_channels}."
+            )
+        outside = [layer for layer in self.reduction_layers if not 0 <= layer < self.layers]
+        if outside:
+            last = self.layers - 1
+            raise InputError(
+                f"--reduction_layers must be from 0 to {last} with --layers {self.layers}, got {outside[0]}."
+            )
+
+    def as_dict(self) -> dict:
+        """Plain values only, for JSON and for ``torch.load(weights_only=True)``."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "SupernetSettings":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def cell_type(self, layer: int) -> str:
+        return REDUCTION if layer in self.reduction_layers else NORMAL
+
+
+class Supernet(nn.Module):
+    """Images (N, in_channels, H, W) -> logits (N, ways).
+
+    Every cell sees the same number of channels, S = nodes * C, so that one meta-cell fits every place.
+    """
+
+    def __init__(self, settings: SupernetSettings, ways: int):
+        super().__init__()
+        self.settings = settings
+        width = settings.nodes * settings.init_channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(settings.in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+        self.cells = nn.ModuleList(
+            SearchCell(
+                settings.primitives,
+                settings.init_channels,
+                settings.nodes,
+                reduction=layer in settings.reduction_layers,
+                after_reduction=layer - 1 in settings.reduction_layers,
+            )
+            for layer in range(settings.layers)
+        )
+        self.head = nn.Linear(width, ways)
+        # Pools and convolutions are several times faster on a CPU with the channels last.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, images: torch.Tensor, mixtures: dict[str, Mixture], keep: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Args:
+        mixtures: one for each cell type.
+        keep: (layers, E, k, N) drop-path factors, see :meth:`SearchCell.forward`; None: nothing is dropped.
+        """
+        output = self.stem(images.contiguous(memory_format=torch.channels_last))
+        older = newer = F.relu(output)
+        for layer, cell in enumerate(self.cells):
+            if layer > 0:
+                older, newer = newer, F.relu(output)
+            mixture = mixtures[self.settings.cell_type(layer)]
+            output = cell(older, newer, mixture, None if keep is None else keep[layer])
+        return self.head(output.mean((2, 3)))
+
+    def draw_drop_path(self, images: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+        """Factors for :meth:`forward`, (layers, E, k, images): 0 with ``probability``, else 1 / (1 - probability).
+
+        Each image and candidate is drawn for itself; the stride-1 skip is never dropped.
+        """
+        settings = self.settings
+        edges = edge_list(settings.nodes)
+        shape = (settings.layers, len(edges), len(settings.primitives), images)
+        keep = (torch.rand(shape, generator=generator) >= probability) / (1 - probability)
+        if "skip_connect" in settings.primitives:
+            skip = settings.primitives.index("skip_connect")
+            for layer, cell in enumerate(self.cells):
+                unit_stride = [cell.sources[source].stride == 1 for source, _ in edges]
+                keep[layer, unit_stride, skip] = 1.0
+        return keep.to(self.head.weight.device)

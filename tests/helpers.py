@@ -1,0 +1,199 @@
+"""What the tests share: tiny supernets, and the reference that they are held against.
+
+The reference is a textbook DARTS supernet written from the definition: edge by edge, every candidate with its own
+ReLU and BN, every pair sum built. It borrows nothing from the code under test but the names of the weights.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.supernet import Supernet, SupernetSettings
+from search_space.architecture import Architecture
+from search_space.build import build_supernet
+from search_space.primitives import FEW_SHOT
+
+WAYS = 3
+TYPES = ("normal", "reduction")
+
+
+def tiny_settings(**changes) -> SupernetSettings:
+    """Two cells of two nodes and two channels, the second a reduction, but for ``changes``."""
+    settings = SupernetSettings(
+        in_channels=1, init_channels=2, layers=2, nodes=2, reduction_layers=(1,), primitives=FEW_SHOT
+    )
+    return replace(settings, **changes)
+
+
+def tiny_supernet(seed: int = 0, ways: int = WAYS, **changes) -> tuple[Supernet, Architecture]:
+    """In float64, with alpha and beta far from uniform so that an error in a weight shows."""
+    supernet, architecture = build_supernet(tiny_settings(**changes), ways, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in architecture.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for parameter in supernet.stem[1].parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return supernet.double(), architecture.double()
+
+
+def random_images(number: int, size: tuple[int, int] = (6, 6), channels: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.rand(number, channels, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def edges_of(nodes: int) -> list[tuple[int, int]]:
+    """(source, node) of each edge, in alpha's order."""
+    return [(source, node) for node in range(nodes) for source in range(node + 2)]
+
+
+def copy_parameters(*modules: nn.Module) -> list[dict[str, torch.Tensor]]:
+    """For each module its parameters by name, as new leaves of a graph."""
+    return [
+        {name: parameter.detach().clone().requires_grad_() for name, parameter in module.named_parameters()}
+        for module in modules
+    ]
+
+
+# --- The reference --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Mixing:
+    """What decides a mixture, beside alpha and beta.
+
+    keep: (layers, edges, candidates, images) drop-path factors.
+    ops, pairs: what gets gradient, by cell type: a set of candidates for each edge, a pair for each node.
+    normalize: logits -> probabilities; softmax(logits / temperature) if not given.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.0
+    keep: torch.Tensor | None = None
+    ops: dict | None = None
+    pairs: dict | None = None
+    normalize: object = None
+    probabilities: object = field(init=False)
+
+    def __post_init__(self):
+        self.probabilities = self.normalize or (lambda logits: torch.softmax(logits / self.temperature, -1))
+
+
+def reference_norm(x: torch.Tensor) -> torch.Tensor:
+    """BN by batch statistics, without affine parameters."""
+    mean = x.mean((0, 2, 3), keepdim=True)
+    variance = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-5)
+
+
+def reference_reduce(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    """ReLU - two 1x1 stride-2 convolutions, the second offset by one pixel along even sizes - BN."""
+    x = F.relu(x)
+    row, column = (1 if size % 2 == 0 else 0 for size in x.shape[-2:])
+    halves = [F.conv2d(x, weights[0], stride=2), F.conv2d(x[:, :, row:, column:], weights[1], stride=2)]
+    return reference_norm(torch.cat(halves, 1))
+
+
+def _separable(x, depthwise, pointwise, stride, kernel, dilation=1):
+    padding = dilation * (kernel // 2)
+    x = F.conv2d(F.relu(x), depthwise, None, stride, padding, dilation, groups=x.shape[1])
+    return reference_norm(F.conv2d(x, pointwise))
+
+
+def reference_operation(name: str, x: torch.Tensor, weights: list[torch.Tensor], stride: int) -> torch.Tensor:
+    if name == "none":
+        return torch.zeros_like(x[:, :, ::stride, ::stride])
+    if name == "skip_connect":
+        return x if stride == 1 else reference_reduce(x, weights)
+    if name == "max_pool_3x3":
+        return reference_norm(F.max_pool2d(x, 3, stride, 1))
+    if name == "avg_pool_3x3":
+        total = F.avg_pool2d(x, 3, stride, 1, count_include_pad=True)
+        return reference_norm(total / F.avg_pool2d(torch.ones_like(x), 3, stride, 1, count_include_pad=True))
+    if name == "conv_1x5_5x1":
+        x = F.conv2d(F.relu(x), weights[0], stride=stride, padding=(0, 2))
+        return reference_norm(F.conv2d(x, weights[1], padding=(2, 0)))
+    if name == "conv_3x3":
+        return _separable(x, *weights, stride, 3)
+    if name.startswith("dil_conv"):
+        return _separable(x, *weights, stride, int(name[-1]), dilation=2)
+    kernel = int(name[-1])
+    return _separable(_separable(x, *weights[:2], stride, kernel), *weights[2:], 1, kernel)
+
+
+def reference_cell(parameters, prefix, older, newer, alphas, betas, primitives, mixing, cell_type, layer, halve):
+    """One cell, from the outputs of cells c-2 and c-1.
+
+    Args:
+        parameters: the supernet's by name; those of this cell start with ``prefix``.
+        halve: the cell before is a reduction, so the older input is twice as large.
+    """
+
+    def weights(name: str) -> list[torch.Tensor]:
+        return [tensor for key, tensor in parameters.items() if key.startswith(f"{prefix}{name}.")]
+
+    if halve:
+        older = reference_reduce(older, weights("older_reduction"))
+    else:
+        older = reference_norm(F.conv2d(F.relu(older), *weights("older_projection")))
+    states = [older, reference_norm(F.conv2d(F.relu(newer), *weights("newer_projection")))]
+    edge = 0
+    for node, beta in enumerate(betas):
+        terms, edges = [], []  # of each input: its candidates' terms p_o * o(x), and whether each is trained
+        for source, state in enumerate(states):
+            stride = 2 if cell_type == "reduction" and source < 2 else 1
+            probabilities = mixing.probabilities(alphas[edge])
+            in_pair = mixing.pairs is None or source in mixing.pairs[cell_type][node]
+            here = []
+            for k, name in enumerate(primitives):
+                if probabilities[k] < mixing.threshold:
+                    continue
+                output = reference_operation(name, state, weights(f"sources.{source}.to_node.{node}.{name}"), stride)
+                if mixing.keep is not None:
+                    output = output * mixing.keep[layer, edge, k].view(-1, 1, 1, 1)
+                trained = in_pair and (mixing.ops is None or k in mixing.ops[cell_type][edge])
+                here.append((probabilities[k], output, trained))
+            terms.append(here)
+            edges.append(reference_operation("none", state, [], stride))
+            edge += 1
+        total = edges[0]
+        for weight, pair in zip(mixing.probabilities(beta), combinations(range(len(states)), 2), strict=True):
+            for source in pair:
+                for probability, output, trained in terms[source]:
+                    term = weight * (probability * output)
+                    total = total + (term if trained else term.detach())
+        states.append(total)
+    return torch.cat(states[2:], 1)
+
+
+def reference_supernet(
+    settings: SupernetSettings,
+    parameters: dict[str, torch.Tensor],
+    architecture: dict[str, torch.Tensor],
+    images: torch.Tensor,
+    mixing: Mixing | None = None,
+) -> torch.Tensor:
+    """Images -> logits. Both dictionaries hold parameters by name."""
+    mixing = mixing or Mixing()
+    stem = reference_norm(F.conv2d(images, parameters["stem.0.weight"], padding=1))
+    stem = stem * parameters["stem.1.weight"].view(1, -1, 1, 1) + parameters["stem.1.bias"].view(1, -1, 1, 1)
+    older = newer = stem
+    for layer in range(settings.layers):
+        cell_type = "reduction" if layer in settings.reduction_layers else "normal"
+        output = reference_cell(
+            parameters,
+            f"cells.{layer}.",
+            older,
+            newer,
+            [architecture[f"alpha.{cell_type}.{edge}"] for edge in range(len(edges_of(settings.nodes)))],
+            [architecture[f"beta.{cell_type}.{node}"] for node in range(settings.nodes)],
+            settings.primitives,
+            mixing,
+            cell_type,
+            layer,
+            halve=layer - 1 in settings.reduction_layers,
+        )
+        older, newer = newer, output
+    return F.linear(newer.mean((2, 3)), parameters["head.weight"], parameters["head.bias"])
