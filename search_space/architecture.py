@@ -1,0 +1,120 @@
+"""Architecture parameters: alpha over the candidates of each edge, beta over the input pairs of each node."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import nn
+
+from models.search_cell import Mixture, edge_list
+from models.supernet import CELL_TYPES
+from search_space.normalizers import AnnealedNormalizer, gumbel_noise
+
+
+def input_pairs(node: int) -> list[tuple[int, int]]:
+    """The C(node + 2, 2) unordered pairs of the states that node ``node`` can read, in beta's order."""
+    return list(combinations(range(node + 2), 2))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What gets gradient in one optimisation step, for each cell type.
+
+    ops: {type: E sets of candidates}; None: every candidate.
+    pairs: {type: one pair (a, b) for each node}; None: every pair.
+    """
+
+    ops: dict[str, list[set[int]]] | None = None
+    pairs: dict[str, list[tuple[int, int]]] | None = None
+
+
+EVERYTHING = Choice()
+
+
+class Architecture(nn.Module):
+    """alpha[type][edge] is (k,); beta[type][node] is (C(node + 2, 2),). The cells of one type share them.
+
+    Each edge and each node has a tensor of its own, so that one that gets no gradient is not stepped: Adam would move a
+    row without gradient by weight decay alone, and as far as the others. They start at 1e-3 times a standard normal.
+    """
+
+    def __init__(self, nodes: int, candidates: int, generator: torch.Generator):
+        super().__init__()
+        self.edges = edge_list(nodes)
+        self.nodes = nodes
+
+        def small(size: int) -> nn.Parameter:
+            return nn.Parameter(1e-3 * torch.randn(size, generator=generator))
+
+        self.alpha = nn.ModuleDict({t: nn.ParameterList(small(candidates) for _ in self.edges) for t in CELL_TYPES})
+        self.beta = nn.ModuleDict(
+            {t: nn.ParameterList(small(len(input_pairs(node))) for node in range(nodes)) for t in CELL_TYPES}
+        )
+        # Row p, column e: whether pair p holds edge e. By linearity an edge's weight is the sum of its pairs'.
+        holds = torch.zeros(sum(len(input_pairs(node)) for node in range(nodes)), len(self.edges))
+        pairs = [(node, pair) for node in range(nodes) for pair in input_pairs(node)]
+        for row, (node, pair) in enumerate(pairs):
+            for source in pair:
+                holds[row, self.edges.index((source, node))] = 1.0
+        self.register_buffer("holds", holds, persistent=False)
+
+    def draw_noise(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Gumbel noise for every parameter by name, one draw for one optimisation step."""
+        return {
+            name: gumbel_noise(parameter.shape, generator).to(parameter.device)
+            for name, parameter in self.named_parameters()
+        }
+
+    def op_probabilities(
+        self,
+        cell_type: str,
+        normalizer: AnnealedNormalizer,
+        choice: Choice = EVERYTHING,
+        noise: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """(E, k) probabilities of the candidates; constants on the edges that are not chosen."""
+        chosen = self._chosen_edges(cell_type, choice)
+        alpha = torch.stack([row if edge in chosen else row.detach() for edge, row in enumerate(self.alpha[cell_type])])
+        if noise is None:
+            return normalizer(alpha)
+        return normalizer(alpha, torch.stack([noise[f"alpha.{cell_type}.{edge}"] for edge in range(len(alpha))]))
+
+    def edge_weights(
+        self, cell_type: str, normalizer: AnnealedNormalizer, noise: dict[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """(E,) weights of the edges: for each the sum of the probabilities of the pairs that hold it."""
+        pairs = [
+            normalizer(beta, noise[f"beta.{cell_type}.{node}"] if noise else None)
+            for node, beta in enumerate(self.beta[cell_type])
+        ]
+        return torch.cat(pairs) @ self.holds
+
+    def mixtures(
+        self,
+        normalizer: AnnealedNormalizer,
+        prune_threshold: float,
+        choice: Choice = EVERYTHING,
+        noise: dict[str, torch.Tensor] | None = None,
+    ) -> dict[str, Mixture]:
+        """One :class:`Mixture` for each cell type; differentiable in alpha and beta."""
+        mixtures = {}
+        for cell_type in CELL_TYPES:
+            ops = self.op_probabilities(cell_type, normalizer, choice, noise)
+            coefficients = self.edge_weights(cell_type, normalizer, noise)[:, None] * ops
+            active = (ops >= prune_threshold).tolist()
+            mixtures[cell_type] = Mixture(coefficients, active, self._trained(cell_type, ops.shape[1], choice))
+        return mixtures
+
+    def _chosen_edges(self, cell_type: str, choice: Choice) -> set[int]:
+        return {
+            edge
+            for edge, (source, node) in enumerate(self.edges)
+            if choice.pairs is None or source in choice.pairs[cell_type][node]
+        }
+
+    def _trained(self, cell_type: str, k: int, choice: Choice) -> list[list[bool]]:
+        chosen = self._chosen_edges(cell_type, choice)
+        return [
+            [edge in chosen and (choice.ops is None or op in choice.ops[cell_type][edge]) for op in range(k)]
+            for edge in range(len(self.edges))
+        ]

@@ -1,0 +1,81 @@
+"""One test task, from the meta-cell to its accuracy."""
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+from models.meta_cell import MetaCell
+from models.supernet import Supernet
+from search_space.architecture import Architecture
+from search_space.genotype import read_genotype
+from search_space.task_search import SearchSettings, TaskSearch
+from utils.memory import PeakMemory
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task: accuracies are fractions, before and after adapting; loss is the queries', after, None if not finite.
+
+    seconds: of the adaptation. seconds_per_step: median; a step is an architecture and a weight step on one batch.
+    peak_memory_mib, peak_memory_test_mib: of adapting and of testing.
+    """
+
+    task: int
+    accuracy: float
+    accuracy_before: float
+    loss: float | None
+    seconds: float
+    seconds_per_step: float
+    peak_memory_mib: float
+    peak_memory_test_mib: float
+    genotype: dict
+
+
+def search_task(
+    meta_cell: MetaCell,
+    supernet: Supernet,
+    architecture: Architecture,
+    settings: SearchSettings,
+    batch: dict,
+    seed: int,
+    task: int,
+) -> TaskResult:
+    """Unfolds the meta-cell, adapts to the support set and tests on the queries.
+
+    Args:
+        batch: one task, {"support": [images (1, N, C, H, W), labels (1, N)], "query": ...}.
+        task: its number; with the seed it settles every draw.
+    """
+    device = supernet.head.weight.device
+    images, labels, query, query_labels = (
+        tensor[0].to(device) for part in ("support", "query") for tensor in batch[part]
+    )
+    meta_cell.unfold(supernet, architecture)
+    search = TaskSearch(supernet, architecture, settings, seed, "test task", task)
+    before = search.classify(query, query_labels, images)
+    network = [*supernet.parameters(), *supernet.buffers(), *architecture.parameters(), *architecture.buffers()]
+    started = time.perf_counter()
+    with PeakMemory(device, [images, labels, *network]) as adapting:
+        search.adapt(images, labels)
+    seconds = time.perf_counter() - started
+    with PeakMemory(device, [images, query, query_labels, *network]) as testing:
+        after = search.classify(query, query_labels, images)
+    return TaskResult(
+        task,
+        after.accuracy,
+        before.accuracy,
+        after.loss if math.isfinite(after.loss) else None,
+        seconds,
+        statistics.median(search.step_seconds),
+        adapting.mib,
+        testing.mib,
+        read_genotype(architecture, supernet.settings.primitives),
+    )
+
+
+def mean_and_ci95(values: list[float]) -> tuple[float, float | None]:
+    """The mean and the half-width of its 95 % interval, 1.96 s / sqrt(n); None for a single value."""
+    if len(values) < 2:
+        return values[0], None
+    return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))

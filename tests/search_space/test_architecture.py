@@ -1,0 +1,138 @@
+"""alpha and beta: their shapes, their start, and the weights that follow from them."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from search_space.architecture import Architecture, Choice
+from search_space.build import build_supernet
+from search_space.normalizers import AnnealedNormalizer
+from tests.helpers import TYPES, edges_of, tiny_settings
+
+SOFTMAX = AnnealedNormalizer("softmax", 1.0, 0.0)
+
+
+def make(nodes: int = 3, candidates: int = 7) -> Architecture:
+    return Architecture(nodes, candidates, torch.Generator().manual_seed(0))
+
+
+def test_a_parameter_for_each_edge_and_each_pair_of_each_type():
+    shapes = {name: tuple(parameter.shape) for name, parameter in make().named_parameters()}
+    alpha = {f"alpha.{kind}.{edge}": (7,) for kind in TYPES for edge in range(9)}
+    beta = {f"beta.{kind}.{node}": (pairs,) for kind in TYPES for node, pairs in enumerate((1, 3, 6))}
+    assert shapes == alpha | beta
+
+
+def test_starts_at_a_thousandth_of_a_standard_normal():
+    values = torch.cat([p.detach().flatten() for p in make(nodes=6, candidates=40).parameters()])
+    assert values.mean().item() == pytest.approx(0, abs=1e-4)
+    assert values.std().item() == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4])
+def test_weight_of_an_edge_is_the_sum_over_the_pairs_that_hold_it(nodes):
+    architecture = make(nodes)
+    with torch.no_grad():
+        for beta in architecture.beta["reduction"]:
+            beta.normal_(generator=torch.Generator().manual_seed(1))
+    pairs = [torch.softmax(beta / 0.5, 0) for beta in architecture.beta["reduction"]]
+    expected = [
+        sum(w.item() for w, pair in zip(pairs[node], combinations(range(node + 2), 2), strict=True) if source in pair)
+        for node in range(nodes)
+        for source in range(node + 2)
+    ]
+    weights = architecture.edge_weights("reduction", AnnealedNormalizer("softmax", 0.5, 0.0))
+    assert weights.tolist() == pytest.approx(expected)
+
+
+def test_edge_weights_of_a_node_sum_to_two():
+    weights = make().edge_weights("normal", SOFTMAX)
+    assert [part.sum().item() for part in weights.split([2, 3, 4])] == pytest.approx([2, 2, 2])
+
+
+def test_mixture_says_what_runs_and_what_is_trained():
+    architecture = make(nodes=2, candidates=3)
+    with torch.no_grad():
+        rows = [[0.0, 0, -9], [0, -9, 0], [0, 0, 0], [9, 0, 0], [0, 0, 0]]
+        for alpha, row in zip(architecture.alpha["normal"], rows, strict=True):
+            alpha.copy_(torch.tensor(row))
+    ops = {kind: [{0}, {2}, {0, 1}, {0}, {1}] for kind in TYPES}
+    pairs = {kind: [(0, 1), (0, 2)] for kind in TYPES}
+    mixture = architecture.mixtures(SOFTMAX, 0.01, Choice(ops, pairs))["normal"]
+    assert mixture.active == [
+        [True, True, False],
+        [True, False, True],
+        [True, True, True],
+        [True, False, False],
+        [True, True, True],
+    ]
+    assert mixture.trained == [
+        [True, False, False],
+        [False, False, True],
+        [True, True, False],
+        [False, False, False],  # node 1 reads its pair (0, 2): not state 1
+        [False, True, False],
+    ]
+
+
+def spread(architecture: Architecture) -> Architecture:
+    """Moves alpha and beta far from uniform."""
+    with torch.no_grad():
+        for parameter in architecture.parameters():
+            parameter.mul_(1000)
+    return architecture
+
+
+PAIRS = {"normal": [(0, 1), (1, 2), (0, 3)], "reduction": [(0, 1), (0, 2), (2, 3)]}
+
+
+def test_probabilities_of_candidates_are_each_edges_own():
+    architecture = spread(make())
+    for kind in TYPES:
+        rows = [torch.softmax(alpha / 0.5, 0) for alpha in architecture.alpha[kind]]
+        probabilities = architecture.op_probabilities(kind, AnnealedNormalizer("softmax", 0.5, 0.0))
+        torch.testing.assert_close(probabilities, torch.stack(rows))
+
+
+def test_noise_is_that_of_the_edge_and_of_the_node():
+    architecture = spread(make())
+    normalizer = AnnealedNormalizer("gumbel_softmax", 0.5, 0.0)
+    noise = architecture.draw_noise(torch.Generator().manual_seed(2))
+    assert {name: n.shape for name, n in noise.items()} == {n: p.shape for n, p in architecture.named_parameters()}
+    rows = [normalizer(alpha, noise[f"alpha.normal.{edge}"]) for edge, alpha in enumerate(architecture.alpha["normal"])]
+    noisy = architecture.op_probabilities("normal", normalizer, noise=noise)
+    torch.testing.assert_close(noisy, torch.stack(rows))
+    assert (noisy - architecture.op_probabilities("normal", normalizer)).abs().max() > 0.1
+    weights, without = (architecture.edge_weights("normal", normalizer, draw) for draw in (noise, None))
+    assert (weights - without).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_edge_outside_the_chosen_pair_gets_no_gradient(kind):
+    """None and not zeros: an optimizer steps zeros, by weight decay alone."""
+    architecture = spread(make())
+    everything = architecture.mixtures(SOFTMAX, 0.0)[kind].coefficients
+    coefficients = architecture.mixtures(SOFTMAX, 0.0, Choice(pairs=PAIRS))[kind].coefficients
+    assert torch.equal(coefficients, everything)
+    before = {name: parameter.detach().clone() for name, parameter in architecture.named_parameters()}
+    optimizer = torch.optim.Adam(architecture.parameters(), 0.1, (0.0, 0.999), weight_decay=1e-3, fused=True)
+    (coefficients * torch.rand_like(coefficients)).sum().backward()
+    optimizer.step()
+    moved = {name for name, parameter in architecture.named_parameters() if not torch.equal(parameter, before[name])}
+    chosen = {f"alpha.{kind}.{edge}" for edge, (source, node) in enumerate(edges_of(3)) if source in PAIRS[kind][node]}
+    assert len(chosen) == 6
+    assert {name for name, p in architecture.named_parameters() if p.grad is not None} == moved
+    assert moved == chosen | {f"beta.{kind}.{node}" for node in range(3)}
+
+
+def test_build_is_the_same_for_the_same_seed_and_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    first, second, other = (build_supernet(tiny_settings(), 3, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b, c in zip(*(module.parameters() for module, _ in (first, second, other)), strict=True):
+        assert torch.equal(a, b)
+        assert a.ndim == 1 or not torch.equal(a, c)
+    for a, b, c in zip(*(module.parameters() for _, module in (first, second, other)), strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
