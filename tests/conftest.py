@@ -1,0 +1,225 @@
+"""Running tfml.py and onnas.py as real processes that start at once: forked from one that has imported torch."""
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TIME_LIMIT = 30  # seconds; none of the runs takes more than a few
+WRITES = os.O_WRONLY | os.O_RDWR
+
+TASKS = "--dataset synthetic --n 3 --k 2 --q 4 --device cpu --w_lr 0.05 --test_task_train_steps 2 --eval_epochs 2"
+NETWORK = "--layers 2 --reduction_layers 1 --nodes 1 --init_channels 4"
+TRAINING = "--n_train 3 --batch_size 6 --test_batch_size 6 --task_train_steps 1 --meta_batch_size 2"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended; a negative status is the signal that ended it."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    def succeeded(self) -> "Finished":
+        assert self.status == 0, self.stderr
+        return self
+
+    def complaint(self) -> str:
+        """The one line that a script says when it refuses."""
+        assert "Traceback" not in self.stderr, self.stderr
+        assert self.status == 2, (self.status, self.stderr)
+        (line,) = self.stderr.splitlines()
+        return line
+
+
+class Scripts:
+    """Starts the scripts, one at a time."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def start(self, script: str, *argv: object, die_at: int = 0) -> int:
+        """Starts a script and returns its process id.
+
+        Args:
+            die_at: the process kills itself before the die_at-th time that it opens a file for writing, renames or
+                removes one; 0: it does not.
+        """
+        request = {"argv": [script, *map(str, argv)], "folder": str(self._folder), "die_at": die_at}
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def wait(self, pid: int) -> Finished:
+        alarm = threading.Timer(TIME_LIMIT, os.kill, (pid, signal.SIGKILL))
+        alarm.start()
+        status = json.loads(self._server.stdout.readline())
+        alarm.cancel()
+        return Finished(status, *((self._folder / name).read_text() for name in ("stdout", "stderr")))
+
+    def run(self, script: str, *argv: object, die_at: int = 0) -> Finished:
+        return self.wait(self.start(script, *argv, die_at=die_at))
+
+    @staticmethod
+    def tfml_flags(path: Path, *flags: object) -> list:
+        """A tiny run; later flags beat earlier ones."""
+        defaults = f"{TASKS} {NETWORK} {TRAINING} --meta_epochs 4 --warm_up_epochs 2 --eval_freq 2"
+        return ["--path", path, *defaults.split(), *flags]
+
+    @staticmethod
+    def onnas_flags(meta_cell: Path, path: Path, *flags: object) -> list:
+        return ["--meta_cell", meta_cell, "--path", path, *TASKS.split(), "--batch_size", 6, *flags]
+
+    def tfml(self, path: Path, *flags: object, die_at: int = 0) -> Finished:
+        return self.run("tfml.py", *self.tfml_flags(path, *flags), die_at=die_at)
+
+    def onnas(self, meta_cell: Path, path: Path, *flags: object, die_at: int = 0) -> Finished:
+        return self.run("onnas.py", *self.onnas_flags(meta_cell, path, *flags), die_at=die_at)
+
+    def end(self) -> None:
+        self._server.stdin.close()
+        self._server.wait()
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory):
+    scripts = Scripts(tmp_path_factory.mktemp("scripts"))
+    yield scripts
+    scripts.end()
+
+
+@pytest.fixture(scope="session")
+def trained(scripts, tmp_path_factory) -> Path:
+    """The folder of an uninterrupted run of tfml.py. Not to be written to."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    scripts.tfml(path).succeeded()
+    return path
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A folder on a file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Fills the file system of a folder to the last byte, with a file that is returned."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def rows(path: Path, without: tuple[str, ...] = ()) -> list[dict]:
+    """The objects of a file of JSON lines, without some keys."""
+    values = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in without} for row in values]
+
+
+def wait_for(condition) -> None:
+    """Waits until ``condition()`` is true."""
+    end = time.monotonic() + TIME_LIMIT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+# --- The process that the scripts are forked from -------------------------------------------------------------------
+
+
+def serve() -> dict | None:
+    """Forks once for every line of stdin; returns the request in the child, None at the end of the input."""
+    import onnas  # noqa: F401
+    import tfml  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # a collection in a child would touch, and so copy, every page
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            return json.loads(line)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    return None
+
+
+def die_at(number: int) -> None:
+    """Kills this process before its ``number``-th change to files of the run."""
+    left = number
+
+    def count(event: str, args: tuple) -> None:
+        nonlocal left
+        writes = event == "open" and isinstance(args[2], int) and args[2] & WRITES
+        if writes or event in ("os.rename", "os.remove"):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def become(request: dict) -> None:
+    """Turns this process into the script of a request."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        file = os.open(Path(request["folder"]) / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.chdir(request["folder"])
+    # What a run has now and two GiB: a file that asks for more must be refused, not obeyed.
+    memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**31
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    sys.argv = request["argv"]
+    if request["die_at"]:
+        die_at(request["die_at"])
+    status = 0
+    try:
+        runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    # Leaves as Python does, but does not spend half a second on taking every module apart.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
+
+
+if __name__ == "__main__" and (request := serve()):
+    become(request)

@@ -1,0 +1,442 @@
+"""onnas.py from its command line to its files, on nets so small that a run takes a second."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import onnas
+from tests.conftest import contents, fill, rows, wait_for
+
+TIMES = ("seconds", "seconds_per_step")
+# What results.json needs of every task, so that a run that was resumed can still say it, is in tasks.jsonl as well.
+TASK_KEYS = {"task", "accuracy", "accuracy_before", "loss", "peak_memory_mib", "peak_memory_test_mib", "genotype"}
+RESULT_KEYS = {
+    *("task", "dataset", "search", "ways", "shots", "queries", "tasks", "accuracy", "accuracy_ci95"),
+    *("accuracy_before", "seconds_per_task", "seconds_per_step", "peak_memory_mib", "peak_memory_test_mib"),
+    *("supernet_parameters", "supernet_storage_mib", "meta_cell_storage_mib", "genotype", "settings"),
+}
+TASKS = 5
+
+
+@pytest.fixture(scope="session")
+def searched(scripts, trained, tmp_path_factory) -> Path:
+    """The folder of an uninterrupted run of onnas.py. Not to be written to."""
+    path = tmp_path_factory.mktemp("searched") / "run"
+    scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", TASKS).succeeded()
+    return path
+
+
+def assert_same_run(path, expected) -> None:
+    """The same tasks but for times."""
+    first, second = (rows(folder / "tasks.jsonl", without=TIMES) for folder in (path, expected))
+    assert first == second
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_a_run(searched, trained):
+    assert set(contents(searched)) == {"args.json", "tasks.jsonl", "results.json"}
+    args = json.loads((searched / "args.json").read_text())
+    assert (args["meta_cell"], args["eval_epochs"]) == (str(trained / "meta_cell.pt"), TASKS)
+    assert args["script"] == "onnas.py"
+    assert args["meta_cell (SHA-256)"] == hashlib.sha256((trained / "meta_cell.pt").read_bytes()).hexdigest()
+    assert "resume" not in args
+
+
+def test_tasks(searched):
+    tasks = rows(searched / "tasks.jsonl")
+    assert [row["task"] for row in tasks] == list(range(TASKS))
+    for row in tasks:
+        assert set(row) == {*TASK_KEYS, *TIMES}
+        assert 0 <= row["accuracy"] <= 1
+        assert 0 <= row["accuracy_before"] <= 1
+        assert set(row["genotype"]) >= {"normal", "reduce"}
+    assert len({row["accuracy_before"] for row in tasks}) > 1
+
+
+def test_results_sum_up_the_tasks(searched):
+    tasks, results = rows(searched / "tasks.jsonl"), json.loads((searched / "results.json").read_text())
+    assert set(results) == RESULT_KEYS
+    expected = {"task": "fewshot", "dataset": "synthetic", "search": "onnas", "ways": 3, "shots": 2, "queries": 4}
+    assert {key: results[key] for key in expected} == expected
+    assert results["tasks"] == TASKS
+    for key in ("accuracy", "accuracy_before"):
+        assert results[key] == pytest.approx(sum(row[key] for row in tasks) / TASKS)
+    assert results["peak_memory_mib"] == max(row["peak_memory_mib"] for row in tasks)
+    assert results["genotype"] in [row["genotype"] for row in tasks]
+    assert results["settings"] == json.loads((searched / "args.json").read_text())
+    assert 0.4 < results["meta_cell_storage_mib"] / results["supernet_storage_mib"] < 0.6  # two cells
+
+
+def test_one_task_has_no_interval(scripts, trained, tmp_path):
+    finished = scripts.onnas(trained / "meta_cell.pt", tmp_path / "run", "--eval_epochs", 1).succeeded()
+    assert json.loads((tmp_path / "run/results.json").read_text())["accuracy_ci95"] is None
+    assert len(finished.stdout.splitlines()) == 1
+
+
+def test_micro_batches_that_do_not_fit_are_fewer_and_said(scripts, trained, tmp_path):
+    runs = {}
+    for split_num in (3, 50):
+        path = tmp_path / str(split_num)
+        flags = ("--split_num", split_num, "--eval_epochs", 1)
+        runs[split_num] = scripts.onnas(trained / "meta_cell.pt", path, *flags).succeeded()
+    assert_same_run(tmp_path / "3", tmp_path / "50")  # six images are three pairs
+    assert "--split_num" not in runs[3].stdout + runs[3].stderr
+    assert "--split_num 50" in runs[50].stdout + runs[50].stderr
+
+
+def test_other_ways_than_in_training(scripts, trained, tmp_path):
+    scripts.onnas(trained / "meta_cell.pt", tmp_path / "run", "--n", 4, "--eval_epochs", 1).succeeded()
+    assert json.loads((tmp_path / "run/results.json").read_text())["ways"] == 4
+
+
+# --- The same tasks -------------------------------------------------------------------------------------------------
+
+
+def test_every_search_sees_the_same_tasks(scripts, trained, searched, tmp_path):
+    before = [row["accuracy_before"] for row in rows(searched / "tasks.jsonl")]
+    losses = [[row["loss"] for row in rows(searched / "tasks.jsonl")]]
+    for flags in (("--search", "full"), ("--sampleno", 1, "--alpha_expect", 0), ("--beta_sampling", 0)):
+        path = tmp_path / str(len(losses))
+        scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", TASKS, *flags).succeeded()
+        assert [row["accuracy_before"] for row in rows(path / "tasks.jsonl")] == before
+        losses.append([row["loss"] for row in rows(path / "tasks.jsonl")])
+    # One node has one pair, so that --beta_sampling, the last, has nothing to choose.
+    assert losses[3] == losses[0]
+    assert losses[0] != losses[1] != losses[2] != losses[0]
+
+
+def test_a_worker_changes_nothing(scripts, trained, searched, tmp_path):
+    flags = ("--eval_epochs", TASKS, "--workers", 1)
+    scripts.onnas(trained / "meta_cell.pt", tmp_path / "run", *flags).succeeded()
+    assert_same_run(tmp_path / "run", searched)
+
+
+def test_killed_at_every_change_of_a_file_and_resumed(scripts, trained, searched, tmp_path):
+    path, deaths = tmp_path / "run", 0
+    while True:
+        flags = ("--eval_epochs", TASKS, "--resume")
+        finished = scripts.onnas(trained / "meta_cell.pt", path, *flags, die_at=deaths + 1)
+        if finished.status == 0:
+            break
+        assert finished.status == -signal.SIGKILL, finished.stderr
+        deaths += 1
+    assert deaths > 4
+    assert_same_run(path, searched)
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (path, searched))
+    for key in RESULT_KEYS - {"seconds_per_task", "seconds_per_step", "settings"}:
+        assert first[key] == second[key]
+
+
+def test_a_line_cut_short_is_run_again(scripts, trained, searched, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(searched, path)
+    content = (path / "tasks.jsonl").read_bytes()
+    (path / "tasks.jsonl").write_bytes(content[:-20])
+    scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", TASKS, "--resume").succeeded()
+    assert_same_run(path, searched)
+
+
+def test_resuming_with_fewer_tasks_loses_none(scripts, trained, searched, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(searched, path)
+    scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", 2, "--resume").succeeded()
+    assert_same_run(path, searched)
+
+
+def test_interrupted_by_the_keyboard(scripts, trained, searched, tmp_path):
+    path = tmp_path / "run"
+    flags = scripts.onnas_flags(trained / "meta_cell.pt", path, "--eval_epochs", TASKS)
+    pid = scripts.start("onnas.py", *flags)
+    wait_for(lambda: (path / "tasks.jsonl").exists() and (path / "tasks.jsonl").read_text().endswith("\n"))
+    os.kill(pid, signal.SIGINT)
+    finished = scripts.wait(pid)
+    assert finished.status == 130
+    assert "Traceback" not in finished.stderr
+    assert "--resume" in finished.stderr.splitlines()[-1]
+    scripts.run("onnas.py", *flags, "--resume").succeeded()
+    assert_same_run(path, searched)
+
+
+# --- Presets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--dataset miniimagenet", (0.01, 0.01, 15)),
+        ("--dataset miniimagenet --k 1", (0.01, 0.01, 5)),
+        ("--dataset omniglot --k 1", (0.005, 0.005, 10)),
+        ("--dataset omniglot --hp_setting in_metanas", (0.01, 0.01, 15)),
+        ("--dataset miniimagenet --k 1 --w_lr 0 --alpha_lr 0 --batch_size 2", (0, 0, 2)),
+    ],
+)
+def test_presets_are_the_published_ones(monkeypatch, flags, expected):
+    monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", *flags.split()])
+    args = onnas.parse_args()
+    assert (args.w_lr, args.alpha_lr, args.batch_size) == expected
+    assert (args.eval_epochs, args.test_task_train_steps, args.sampleno, args.seed) == (100, 10, 2, 21)
+
+
+# --- What is refused ------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "--n 0": "--n",
+    "--n 1000001": "--n",
+    "--n 1000000000000": "--n",
+    "--k 97": "--k",
+    "--sampleno 0": "--sampleno",
+    "--alpha_lr nan": "--alpha_lr",
+    "--split_num 0": "--split_num",
+    "--batch_size 1": "--batch_size",
+    "--init_channels 16": "--init_channels",
+    "--layers 3": "--layers",
+    "--nodes 2": "--nodes",
+    "--reduction_layers 0": "--reduction_layers",
+    "--dataset miniimagenet": "--dataset",
+    "--dataset omniglot --data_path nowhere": "--data_path",
+    "--search best": "--search",
+    "--meta_epochs 3": "--meta_epochs",
+    "--eval_ep 3": "--eval_ep",
+    "--meta_cell nowhere.pt": "nowhere.pt",
+    "--meta_cell .": ".",
+    "--meta_cell /dev/null": "/dev/null",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistaken_flag_is_refused_by_name(scripts, trained, tmp_path, mistake):
+    complaint = scripts.onnas(trained / "meta_cell.pt", tmp_path / "run", *mistake.split()).complaint()
+    assert complaint.startswith("onnas.py: error: ")
+    assert MISTAKES[mistake] in complaint
+    assert not (tmp_path / "run").exists()
+
+
+def test_meta_cell_is_required(scripts, tmp_path):
+    assert "--meta_cell" in scripts.run("onnas.py", "--path", tmp_path / "run").complaint()
+
+
+def test_earlier_run_is_not_overwritten(scripts, trained, searched, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(searched, path)
+    before = contents(path)
+    assert str(path) in scripts.onnas(trained / "meta_cell.pt", path).complaint()
+    for flags in (("--seed", 22), ("--search", "full"), ("--k", 3)):
+        complaint = scripts.onnas(trained / "meta_cell.pt", path, "--resume", *flags).complaint()
+        assert flags[0] in complaint
+    assert contents(path) == before
+
+
+def test_search_is_not_resumed_with_a_meta_cell_that_has_changed(scripts, trained, tmp_path):
+    """Of the same name: the training went on."""
+    meta_cell, path = tmp_path / "meta_cell.pt", tmp_path / "run"
+    shutil.copy(trained / "meta_cell.pt", meta_cell)
+    scripts.onnas(meta_cell, path, "--eval_epochs", 1).succeeded()
+    before = contents(path)
+    values = torch.load(meta_cell, weights_only=True)
+    values["head"]["bias"] += 1
+    torch.save(values, meta_cell)
+    assert "--meta_cell" in scripts.onnas(meta_cell, path, "--eval_epochs", 2, "--resume").complaint()
+    assert contents(path) == before
+    shutil.copy(trained / "meta_cell.pt", meta_cell)
+    scripts.onnas(meta_cell, path, "--eval_epochs", 2, "--resume").succeeded()
+
+
+def test_results_whose_tasks_are_gone_are_not_overwritten(scripts, trained, searched, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(searched, path)
+    (path / "tasks.jsonl").unlink()
+    before = contents(path)
+    assert str(path) in scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", 1).complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("flag", ["--path", "--data_path", "--meta_cell"])
+def test_empty_name_is_refused(scripts, trained, tmp_path, flag):
+    """As of a shell variable that was not set."""
+    scripts.onnas(trained / "meta_cell.pt", tmp_path / "run", flag, "").complaint()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_training_run_is_not_searched_into(scripts, trained, tmp_path, resume):
+    """Its args.json would be lost, and with it the way to resume the training."""
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    before = contents(path)
+    assert str(path) in scripts.onnas(path / "meta_cell.pt", path, *resume).complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("garbage", ["3\n", "[1]\n", "{}\n", '{"task": "x"}\n', '{"task": 7}\n'])
+def test_garbage_in_the_tasks_of_a_run(scripts, trained, searched, tmp_path, garbage):
+    """The run goes on before it, or the file is named."""
+    path = tmp_path / "run"
+    shutil.copytree(searched, path)
+    with (path / "tasks.jsonl").open("a") as file:
+        file.write(garbage)
+    before = contents(path)
+    finished = scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", TASKS, "--resume")
+    if finished.status:
+        assert "tasks.jsonl" in finished.complaint()
+        assert contents(path) == before
+    else:
+        assert_same_run(path, searched)
+
+
+def test_full_disk(scripts, trained, tiny_disk):
+    fill(tiny_disk)
+    complaint = scripts.onnas(trained / "meta_cell.pt", tiny_disk / "run").complaint()
+    assert str(tiny_disk) in complaint
+    assert [file for file in contents(tiny_disk) if file != "ballast"] == []
+
+
+# --- Files that are not meta-cells ----------------------------------------------------------------------------------
+
+
+class Refuses:
+    """Says whether onnas.py refuses a file and names it."""
+
+    def __init__(self, scripts, folder: Path, trained: Path):
+        self._scripts, self._folder = scripts, folder
+        self.content = (trained / "meta_cell.pt").read_bytes()
+
+    def bytes(self, content: bytes) -> None:
+        file = self._folder / "other.pt"
+        file.write_bytes(content)
+        run = self._folder / "run"
+        finished = self._scripts.onnas(file, run, "--eval_epochs", 1)
+        assert str(file) in finished.complaint()
+        assert not run.exists()
+
+    def value(self, value: object) -> None:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        self.bytes(buffer.getvalue())
+
+    def values(self) -> dict:
+        return torch.load(io.BytesIO(self.content), weights_only=True)
+
+
+@pytest.fixture
+def refuses(scripts, trained, tmp_path):
+    return Refuses(scripts, tmp_path, trained)
+
+
+def test_truncated_meta_cell(refuses):
+    size = len(refuses.content)
+    for length in (0, 4, 64, size // 2, size - 100, size - 22, size - 1):
+        refuses.bytes(refuses.content[:length])
+
+
+def test_a_bit_changed_in_a_meta_cell(refuses):
+    """In the first tensor: the file would load, and give other numbers."""
+    content = bytearray(refuses.content)
+    content[content.index(b"/data/0") + 64 + 7] ^= 1
+    refuses.bytes(bytes(content))
+
+
+class Code:
+    def __init__(self, file: Path):
+        self._file = file
+
+    def __reduce__(self):
+        return Path.touch, (self._file,)
+
+
+def test_code_in_a_meta_cell_does_not_run(refuses, tmp_path):
+    file = tmp_path / "evidence"
+    refuses.bytes(pickle.dumps(Code(file)))
+    refuses.value(Code(file))
+    refuses.value({**refuses.values(), "stem": Code(file)})
+    assert not file.exists()
+
+
+def test_file_of_something_else(refuses, tmp_path):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("readme.txt", "hello")
+    refuses.bytes(archive.getvalue())
+    refuses.bytes(b"hello\n")
+    refuses.bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    refuses.bytes(pickle.dumps({"format": 1}))
+    refuses.value([1, 2])
+    refuses.value({"state_dict": torch.zeros(3)})
+    refuses.value(torch.zeros(3))
+
+
+SETTINGS = {
+    "layers": [10**9, 10**30, 0, -1, "2", 2.0, None, True],
+    "nodes": [10**6, 0, -1, "one"],
+    "init_channels": [10**9, 0, -4, 4.0],
+    "in_channels": [10**9, 0, "1"],
+    "reduction_layers": [[7], ["1"], 1, None, [1] * 10**6],
+    "primitives": [[], ["conv_9x9"], [3], "conv_3x3", None, ["conv_3x3"] * 10**6],
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nonsense_settings(refuses, name):
+    for nonsense in SETTINGS[name]:
+        values = refuses.values()
+        refuses.value({**values, "settings": {**values["settings"], name: nonsense}})
+
+
+def test_settings_that_are_no_settings(refuses):
+    values = refuses.values()
+    settings = values["settings"]
+    fewer = {name: value for name, value in settings.items() if name != "nodes"}
+    for nonsense in (None, [1, 2], {}, fewer, {**settings, "hue": 3}, {1: 2}):
+        refuses.value({**values, "settings": nonsense})
+
+
+@pytest.mark.parametrize("part", ["cells", "stem", "head", "architecture"])
+def test_nonsense_tensors(refuses, part):
+    values = refuses.values()
+    group = values[part][0] if part == "cells" else values[part]
+    name, tensor = next(iter(group.items()))
+    fewer = {other: value for other, value in group.items() if other != name}
+    changed = [torch.cat([tensor, tensor]), tensor.flatten()[:1], [1.0], None]
+    nonsense = [{**group, name: value} for value in changed]
+    nonsense += [fewer, {**group, "surplus": tensor}, [tensor], None]
+    for value in nonsense:
+        refuses.value({**values, part: [value] if part == "cells" else value})
+
+
+def test_nonsense_of_the_whole(refuses):
+    values = refuses.values()
+    for changes in (
+        {"ways": "three"},
+        {"ways": -1},
+        {"format": 2},
+        {"cells": []},
+        {"cells": values["cells"] * 3},
+        {"cells": None},
+    ):
+        refuses.value({**values, **changes})
+    refuses.value({name: value for name, value in values.items() if name != "head"})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_tensors_that_are_no_numbers(refuses, bad):
+    values = refuses.values()
+    name = next(iter(values["stem"]))
+    refuses.value({**values, "stem": {**values["stem"], name: torch.full_like(values["stem"][name], bad)}})
+
+
+def test_tensors_of_another_kind(refuses):
+    values = refuses.values()
+    tensor = values["stem"]["0.weight"]
+    for other in (tensor.to(torch.complex64), tensor.to_sparse(), tensor.to("meta"), tensor.to(torch.bool)):
+        refuses.value({**values, "stem": {**values["stem"], "0.weight": other}})

@@ -1,0 +1,520 @@
+"""tfml.py from its command line to its files, on nets so small that a run takes a second."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tfml
+from search_space.evaluation import TaskResult
+from tests.conftest import ROOT, Scripts, contents, fill, rows, wait_for
+
+TIMES = ("seconds", "tasks_per_second")
+TRAINING_KEYS = {"meta_epoch", "train_loss", "train_accuracy", *TIMES}
+META_TEST_KEYS = {"test_loss", "test_accuracy", "test_accuracy_ci95", "peak_memory_mib"}
+
+
+def tensors(path, name="meta_cell.pt") -> dict[str, torch.Tensor]:
+    """Every tensor of a meta-cell, by the names of its part and its own."""
+    values = torch.load(path / name, weights_only=True)
+    parts = {f"cell {number}": cell for number, cell in enumerate(values["cells"])}
+    parts |= {part: values[part] for part in ("stem", "head", "architecture")}
+    return {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
+
+
+def assert_same_run(path, expected) -> None:
+    """The same meta-cell bit for bit, and the same metrics but for times."""
+    for name in ("meta_cell.pt", "checkpoint.pt"):
+        actual, wanted = tensors(path, name), tensors(expected, name)
+        assert actual.keys() == wanted.keys()
+        assert [name for name in wanted if not torch.equal(actual[name], wanted[name])] == []
+    metrics = [rows(folder / "metrics.jsonl", without=TIMES) for folder in (path, expected)]
+    assert metrics[0] == metrics[1]
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_a_run(trained):
+    files = {name for name in contents(trained) if not name.startswith("tb/")}
+    assert files == {"args.json", "checkpoint.pt", "meta_cell.pt", "metrics.jsonl"}
+    args = json.loads((trained / "args.json").read_text())
+    assert (args["init_channels"], args["meta_epochs"], args["path"]) == (4, 4, str(trained))
+    assert args["script"] == "tfml.py"
+    assert "resume" not in args
+    assert torch.load(trained / "checkpoint.pt", weights_only=True)["meta_epoch"] == 4
+
+
+def test_metrics_hold_the_keys_that_apply(trained):
+    metrics = rows(trained / "metrics.jsonl")
+    assert [row["meta_epoch"] for row in metrics] == [0, 1, 2, 3]
+    for row in metrics:
+        tested = row["meta_epoch"] in (1, 3)  # --eval_freq 2
+        assert set(row) == (TRAINING_KEYS | META_TEST_KEYS if tested else TRAINING_KEYS)
+        assert all(0 <= value <= 1 for key, value in row.items() if key.endswith("_accuracy"))
+        assert row["tasks_per_second"] == pytest.approx(2 / row["seconds"])
+
+
+def test_tensorboard_shows_every_metric(trained):
+    events = EventAccumulator(str(trained / "tb")).Reload()
+    assert set(events.Tags()["scalars"]) == (TRAINING_KEYS | META_TEST_KEYS) - {"meta_epoch"}
+    for row in rows(trained / "metrics.jsonl"):
+        values = {event.step: event.value for event in events.Scalars("train_loss")}
+        assert values[row["meta_epoch"]] == pytest.approx(row["train_loss"])
+
+
+def test_last_meta_epoch_is_tested_whatever_the_frequency(scripts, tmp_path):
+    scripts.tfml(tmp_path / "run", "--meta_epochs", 2, "--eval_freq", 100, "--eval_epochs", 1).succeeded()
+    first, last = rows(tmp_path / "run/metrics.jsonl")
+    assert set(first) == TRAINING_KEYS
+    assert set(last) == TRAINING_KEYS | META_TEST_KEYS - {"test_accuracy_ci95"}  # one task has no interval
+
+
+def test_no_meta_epochs_writes_the_untrained_meta_cell(scripts, trained, tmp_path):
+    for name in ("run", "again"):
+        scripts.tfml(tmp_path / name, "--meta_epochs", 0).succeeded()
+    assert_same_run(tmp_path / "run", tmp_path / "again")
+    assert rows(tmp_path / "run/metrics.jsonl") == []
+    untrained, after = tensors(tmp_path / "run"), tensors(trained)
+    assert {name: tensor.shape for name, tensor in untrained.items()} == {n: t.shape for n, t in after.items()}
+    scripts.onnas(tmp_path / "run/meta_cell.pt", tmp_path / "search", "--eval_epochs", 1).succeeded()
+
+
+def test_real_process_says_little_and_gives_the_same(trained, tmp_path):
+    command = [sys.executable, "tfml.py", *map(str, Scripts.tfml_flags(tmp_path / "run"))]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert_same_run(tmp_path / "run", trained)
+    assert len(finished.stdout.splitlines()) == 3  # two meta-tests, and where the meta-cell is
+    assert "arning" not in finished.stdout + finished.stderr
+
+
+# --- The algorithm --------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_leaves_alpha_and_beta_alone(scripts, tmp_path):
+    path, states = tmp_path / "run", []
+    for meta_epochs in (0, 1, 2, 3):  # --warm_up_epochs 2
+        scripts.tfml(path, "--meta_epochs", meta_epochs, "--eval_freq", 9, "--resume").succeeded()
+        states.append(tensors(path))
+    names = [name for name in states[0] if name.startswith("architecture/")]
+    assert len(names) >= 4  # alpha and beta, of normal and reduction cells
+    for name in names:
+        assert torch.equal(states[0][name], states[1][name])
+        assert torch.equal(states[1][name], states[2][name])
+        # One node has one pair: the weight of a lone pair is 1 whatever its beta.
+        if states[0][name].numel() > 1:
+            assert not torch.equal(states[2][name], states[3][name]), name
+    for before, after in pairwise(states):
+        cell = [name for name in before if name.startswith("cell 0/")]
+        assert any(not torch.equal(before[name], after[name]) for name in cell)
+
+
+def test_separate_cells_are_kept_and_searched(scripts, tmp_path):
+    sizes = {}
+    for cells in ("meta", "separate"):
+        flags = ("--cells", cells, "--layers", 4, "--reduction_layers", 1, 3, "--init_channels", 16)
+        path = tmp_path / cells
+        scripts.tfml(path, *flags, "--meta_epochs", 1, "--warm_up_epochs", 0, "--eval_epochs", 1).succeeded()
+        values = torch.load(path / "meta_cell.pt", weights_only=True)
+        assert len(values["cells"]) == {"meta": 1, "separate": 4}[cells]
+        sizes[cells] = sum(tensor.numel() for tensor in tensors(path).values())
+        scripts.onnas(path / "meta_cell.pt", tmp_path / f"{cells} search", "--eval_epochs", 1).succeeded()
+    assert 3 < sizes["separate"] / sizes["meta"] < 4
+    results = json.loads((tmp_path / "separate search/results.json").read_text())
+    assert results["meta_cell_storage_mib"] == results["supernet_storage_mib"]
+
+
+def test_seed_and_weightings_matter(scripts, tmp_path):
+    flags = [(), ("--task_weighting", "mean"), ("--cell_weighting", "softmax"), ("--seed", 22)]
+    states = []
+    for number, pair in enumerate(flags):
+        path = tmp_path / str(number)
+        scripts.tfml(path, "--meta_epochs", 1, "--eval_epochs", 1, *pair).succeeded()
+        states.append(tensors(path))
+    for number, state in enumerate(states):
+        for other in states[:number]:
+            assert any(not torch.equal(state[name], other[name]) for name in state)
+
+
+# --- Bit for bit ----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_changes_nothing(scripts, tmp_path, trained):
+    scripts.tfml(tmp_path / "run", "--workers", 1).succeeded()
+    assert_same_run(tmp_path / "run", trained)
+
+
+def test_killed_at_changes_of_its_files_and_resumed(scripts, tmp_path, trained):
+    path, deaths = tmp_path / "run", 0
+    # Each life gets two changes further than the one before it, so that it dies at other places.
+    while True:
+        finished = scripts.tfml(path, "--resume", die_at=2 * deaths + 1)
+        if finished.status == 0:
+            break
+        assert finished.status == -signal.SIGKILL, finished.stderr
+        deaths += 1
+        for name in ("checkpoint.pt", "meta_cell.pt"):
+            if (path / name).exists():
+                tensors(path, name)
+    assert deaths > 8
+    assert_same_run(path, trained)
+    assert not list(path.glob("*.tmp"))
+
+
+def test_killed_at_random_moments_and_resumed(scripts, tmp_path, trained):
+    path, draws = tmp_path / "run", random.Random(1)
+    for longest in (0.1, 1, 1):
+        pid = scripts.start("tfml.py", *scripts.tfml_flags(path, "--resume"))
+        time.sleep(draws.uniform(0, longest))
+        os.kill(pid, signal.SIGKILL)
+        scripts.wait(pid)
+        if (path / "checkpoint.pt").exists():
+            tensors(path, "checkpoint.pt")
+    scripts.tfml(path, "--resume").succeeded()
+    assert_same_run(path, trained)
+
+
+def test_lengthened_across_the_end_of_warm_up(scripts, tmp_path, trained):
+    path = tmp_path / "run"
+    for meta_epochs in (2, 4):  # --warm_up_epochs 2
+        scripts.tfml(path, "--meta_epochs", meta_epochs, "--resume").succeeded()
+    assert_same_run(path, trained)
+
+
+def test_resuming_a_finished_run_changes_nothing(scripts, tmp_path, trained):
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    scripts.tfml(path, "--resume").succeeded()
+    assert_same_run(path, trained)
+
+
+def test_interrupted_by_the_keyboard(scripts, tmp_path, trained):
+    path = tmp_path / "run"
+    pid = scripts.start("tfml.py", *scripts.tfml_flags(path))
+    wait_for(lambda: (path / "metrics.jsonl").exists() and rows(path / "metrics.jsonl"))
+    os.kill(pid, signal.SIGINT)
+    finished = scripts.wait(pid)
+    assert finished.status == 130
+    assert "Traceback" not in finished.stderr
+    assert "--resume" in finished.stderr.splitlines()[-1]
+    tensors(path, "checkpoint.pt")
+    scripts.tfml(path, "--resume").succeeded()
+    assert_same_run(path, trained)
+
+
+# --- Presets --------------------------------------------------------------------------------------------------------
+
+ONE_FOR_BOTH = {
+    "task_train_steps": 5,
+    "n_train": 15,
+    "batch_size": 20,
+    "meta_batch_size": 10,
+    "w_meta_lr": 1.0,
+    "a_meta_lr": 0.6,
+}
+IN_METANAS = {**ONE_FOR_BOTH, "w_lr": 0.01, "alpha_lr": 0.01}
+OG_METANAS = {**ONE_FOR_BOTH, "w_lr": 0.005, "alpha_lr": 0.005}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--dataset miniimagenet", {**IN_METANAS, "test_batch_size": 15}),
+        ("--dataset miniimagenet --k 1", {**IN_METANAS, "test_batch_size": 5}),
+        ("--dataset omniglot", {**OG_METANAS, "test_batch_size": 10}),
+        ("--dataset omniglot --k 1", {**OG_METANAS, "test_batch_size": 10}),
+        ("--dataset synthetic", {**OG_METANAS, "test_batch_size": 10}),
+        ("--dataset omniglot --hp_setting in_metanas", {**IN_METANAS, "test_batch_size": 15}),
+        ("--dataset miniimagenet --hp_setting og_metanas", {**OG_METANAS, "test_batch_size": 10}),
+    ],
+)
+def test_presets_are_the_published_ones(monkeypatch, flags, expected):
+    monkeypatch.setattr(sys, "argv", ["tfml.py", *flags.split()])
+    args = vars(tfml.parse_args())
+    assert {name: args[name] for name in expected} == expected
+    published = {"meta_epochs": 30000, "warm_up_epochs": 15000, "eval_freq": 1500, "drop_path_prob": 0.2, "seed": 21}
+    published |= {"init_channels": 28, "layers": 4, "nodes": 3, "reduction_layers": [1, 3]}
+    assert {name: args[name] for name in published} == published
+
+
+def test_explicit_flags_beat_the_preset(monkeypatch):
+    values = {"task_train_steps": 1, "n_train": 2, "batch_size": 3, "test_batch_size": 4, "meta_batch_size": 5}
+    values |= {"w_lr": 0.0, "alpha_lr": 0.0, "w_meta_lr": 0.0, "a_meta_lr": 0.0}
+    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    for setting in ("in_metanas", "og_metanas"):
+        monkeypatch.setattr(sys, "argv", ["tfml.py", "--hp_setting", setting, "--k", "1", *flags])
+        args = vars(tfml.parse_args())
+        assert {name: args[name] for name in values} == values
+
+
+def test_reductions_default_to_those_that_are_there(monkeypatch):
+    for layers, expected in ((1, []), (2, [1]), (4, [1, 3]), (9, [1, 3])):
+        monkeypatch.setattr(sys, "argv", ["tfml.py", "--layers", str(layers)])
+        assert tfml.parse_args().reduction_layers == expected
+
+
+# --- What is refused ------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "--n -1": "--n",
+    "--n 1": "--n",
+    "--n 1000001": "--n",
+    "--k 0": "--k",
+    "--k 97": "--k",  # and 4 queries: a class has 100 images
+    "--n_train 100": "--n_train",
+    "--q 1.5": "--q",
+    "--w_lr nan": "--w_lr",
+    "--w_lr inf": "--w_lr",
+    "--a_meta_lr -inf": "--a_meta_lr",
+    "--drop_path_prob 1": "--drop_path_prob",
+    "--test_adapt_steps 1.1": "--test_adapt_steps",
+    "--normalizer_t_min 0": "--normalizer_t_min",
+    "--normalizer hardmax": "--normalizer",
+    "--init_channels 7": "--init_channels",
+    "--reduction_layers 9": "--reduction_layers",
+    "--reduction_layers 1 1": "--reduction_layers",
+    "--layers 65": "--layers",
+    "--nodes 9": "--nodes",
+    "--init_channels 4098": "--init_channels",
+    "--reduction_layers 0 -1": "--reduction_layers",
+    "--meta_epochs x": "--meta_epochs",
+    "--meta_epochs": "--meta_epochs",
+    "--meta_ep 3": "--meta_ep",
+    "--sampleno 2": "--sampleno",
+    "--dataset mnist": "--dataset",
+    "--dataset omniglot --data_path nowhere": "--data_path",
+    "--use_vinyals_split yes": "--use_vinyals_split",
+    "--transductive 2": "--transductive",
+    "--hp_setting best": "--hp_setting",
+    "surplus": "surplus",
+}
+
+
+@pytest.mark.parametrize("flag", ["--path", "--data_path"])
+def test_empty_folder_name_is_refused(scripts, tmp_path, flag):
+    """As of a shell variable that was not set."""
+    assert flag in scripts.tfml(tmp_path / "run", flag, "").complaint()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistaken_flag_is_refused_by_name(scripts, tmp_path, mistake):
+    complaint = scripts.tfml(tmp_path / "run", *mistake.split()).complaint()
+    assert complaint.startswith("tfml.py: error: ")
+    assert MISTAKES[mistake] in complaint
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_gpu_is_said(scripts, tmp_path):
+    assert "--device cuda" in scripts.tfml(tmp_path / "run", "--device", "cuda").complaint()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "/proc/run", "/dev/null"])
+def test_path_that_cannot_be_a_folder(scripts, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / place
+    assert str(path) in scripts.tfml(path).complaint()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_read_only_place(scripts, tiny_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    assert str(tiny_disk) in scripts.tfml(tiny_disk).complaint()
+    assert str(tiny_disk) in scripts.tfml(tiny_disk / "run").complaint()
+
+
+@pytest.mark.parametrize("left", [None, "checkpoint.pt", "meta_cell.pt"])
+def test_earlier_run_is_not_overwritten(scripts, tmp_path, trained, left):
+    """Not even where only one of its two files of tensors is left."""
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    for name in ("checkpoint.pt", "meta_cell.pt"):
+        if left not in (None, name):
+            (path / name).unlink()
+    before = contents(path)
+    complaint = scripts.tfml(path).complaint()
+    assert str(path) in complaint
+    assert "--resume" in complaint
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("missing", ["checkpoint.pt", "args.json"])
+def test_rest_of_a_run_is_not_resumed(scripts, tmp_path, trained, missing):
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    (path / missing).unlink()
+    before = contents(path)
+    assert missing in scripts.tfml(path, "--resume").complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_folder_of_a_search_is_not_trained_into(scripts, tmp_path, trained, resume):
+    path = tmp_path / "run"
+    scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", 1).succeeded()
+    before = contents(path)
+    complaint = scripts.tfml(path, *resume).complaint()
+    assert str(path) in complaint
+    assert "onnas.py" in complaint
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("flags", ["--init_channels 6", "--w_lr 0.04", "--warm_up_epochs 1", "--cells separate"])
+def test_other_settings_are_not_resumed(scripts, tmp_path, trained, flags):
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    before = contents(path)
+    assert flags.split()[0] in scripts.tfml(path, "--resume", *flags.split()).complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "[]", "3", "null", "\0\0", '{"n": 3}', "[" * 100_000])
+def test_garbage_in_the_settings_of_a_run(scripts, tmp_path, trained, garbage):
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    (path / "args.json").write_text(garbage)
+    before = contents(path)
+    scripts.tfml(path, "--resume").complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_truncated_checkpoint_is_refused_by_name(scripts, tmp_path, trained, share):
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    content = (path / "checkpoint.pt").read_bytes()
+    (path / "checkpoint.pt").write_bytes(content[: int(share * len(content))])
+    before = contents(path)
+    assert "checkpoint.pt" in scripts.tfml(path, "--resume").complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("spoil", ["no meta_epoch", "a meta_epoch of words", "a negative meta_epoch", "one cell fewer"])
+def test_nonsense_checkpoint_is_refused_by_name(scripts, tmp_path, trained, spoil):
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    values = torch.load(path / "checkpoint.pt", weights_only=True)
+    match spoil:
+        case "no meta_epoch":
+            del values["meta_epoch"]
+        case "a meta_epoch of words":
+            values["meta_epoch"] = "four"
+        case "a negative meta_epoch":
+            values["meta_epoch"] = -4
+        case "one cell fewer":
+            values["cells"] = []
+    torch.save(values, path / "checkpoint.pt")
+    before = contents(path)
+    assert "checkpoint.pt" in scripts.tfml(path, "--resume").complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("flags", ["--init_channels 6", "--n 4", "--cells separate", "--nodes 2"])
+def test_checkpoint_of_another_run_is_refused_by_name(scripts, tmp_path, trained, flags):
+    """As it says of its own settings it is sound, but it is not this run's."""
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    scripts.tfml(tmp_path / "other", "--meta_epochs", 0, *flags.split()).succeeded()
+    shutil.copy(tmp_path / "other/checkpoint.pt", path)
+    before = contents(path)
+    assert "checkpoint.pt" in scripts.tfml(path, "--resume").complaint()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("garbage", ["3\n", "[1]\n", "{}\n", '{"meta_epoch": "x"}\n', '{"meta_epo'])
+def test_garbage_in_the_metrics_of_a_run(scripts, tmp_path, trained, garbage):
+    """They are no part of the state: the run goes on, or the file is named."""
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(garbage)
+    finished = scripts.tfml(path, "--resume")
+    if finished.status:
+        assert "metrics.jsonl" in finished.complaint()
+    else:
+        assert_same_run(path, trained)
+
+
+def test_full_disk(scripts, tiny_disk):
+    path = tiny_disk / "run"
+    flags = ("--eval_freq", 1000, "--eval_epochs", 1)
+    pid = scripts.start("tfml.py", *scripts.tfml_flags(path, "--meta_epochs", 1000, *flags))
+    wait_for(lambda: (path / "metrics.jsonl").exists() and rows(path / "metrics.jsonl"))
+    ballast = fill(tiny_disk)
+    finished = scripts.wait(pid)
+    assert finished.status == 2, finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "No space left on device" in finished.stderr.splitlines()[-1]
+    before = contents(path)
+    assert not list(path.glob("*.tmp"))
+    # Still full.
+    assert str(path) in scripts.tfml(path, "--resume", *flags).complaint()
+    assert contents(path) == before
+    # With space again, the run goes on.
+    ballast.unlink()
+    meta_epochs = torch.load(path / "checkpoint.pt", weights_only=True)["meta_epoch"] + 1
+    scripts.tfml(path, "--resume", "--meta_epochs", meta_epochs, *flags).succeeded()
+    assert [row["meta_epoch"] for row in rows(path / "metrics.jsonl")] == list(range(meta_epochs))
+
+
+def says_that_it_diverged(finished) -> bool:
+    """Whether it ended with one sentence on a line of its own; not with a traceback or as if nothing were."""
+    assert "Traceback" not in finished.stderr, finished.stderr
+    assert finished.status == 2, finished.stderr
+    said = finished.stderr.splitlines()[-1]
+    assert "not finite" in said
+    return said.startswith("tfml.py: error: ")
+
+
+def strict_rows(path) -> list[dict]:
+    """NaN is not JSON: other readers than Python's refuse the whole file."""
+    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+
+
+def test_run_that_diverges_stops_before_it_spoils_anything(scripts, tmp_path):
+    path = tmp_path / "run"
+    scripts.tfml(path, "--w_lr", 1e30, "--meta_epochs", 0).succeeded()
+    before = tensors(path)
+    finished = scripts.tfml(path, "--w_lr", 1e30, "--meta_epochs", 1, "--eval_epochs", 1, "--resume")
+    assert says_that_it_diverged(finished)
+    assert strict_rows(path / "metrics.jsonl") == []
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(path).items())
+
+
+@pytest.mark.parametrize("eval_freq", [1, 100])
+def test_fold_that_diverges_leaves_no_meta_cell_that_cannot_be_read(scripts, tmp_path, eval_freq):
+    """The training loss of the meta-epoch before the fold is finite still."""
+    path = tmp_path / "run"
+    flags = ("--w_meta_lr", 1e42, "--meta_epochs", 2, "--eval_freq", eval_freq, "--eval_epochs", 1)
+    assert says_that_it_diverged(scripts.tfml(path, *flags))
+    strict_rows(path / "metrics.jsonl")
+    for name in ("meta_cell.pt", "checkpoint.pt"):
+        assert all(tensor.isfinite().all() for tensor in tensors(path, name).values())
+
+
+def test_test_task_that_diverges_does_not_end_the_training(monkeypatch):
+    """Its loss is None then: hours of training are not to be lost by it, and NaN is not JSON."""
+    results = iter([TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, 1.0, {}) for n, loss in enumerate((1.0, None))])
+    monkeypatch.setattr(tfml, "search_task", lambda *_: next(results))
+    metrics = tfml.meta_test(None, None, None, None, 0, loader=[None, None])
+    assert (metrics["test_accuracy"], metrics["test_accuracy_ci95"]) == (0.5, 0)
+    assert metrics.get("test_loss") in (None, 1.0)
+
+
+def test_help_names_every_flag_and_its_default(scripts):
+    text = scripts.run("tfml.py", "--help").succeeded().stdout
+    assert "--cell_weighting" in text
+    assert "(default: 30000)" in text
+    assert "None" not in text
