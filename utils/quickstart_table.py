@@ -1,0 +1,78 @@
+"""The table that quickstart.sh ends with: what meta-training changed, and what the meta-cell saves.
+
+python -m utils.quickstart_table --trained DIR --untrained DIR --tfml DIR
+"""
+
+import json
+from pathlib import Path
+
+from utils.cli import ArgumentParser, run
+from utils.errors import InputError
+
+
+def read(path: Path, *keys: str) -> list[dict]:
+    """The JSON objects of a file, one, or one a line; each has ``keys``.
+
+    Raises:
+        InputError: no such file, or not one of such objects.
+    """
+    try:
+        text = path.read_text()
+        rows = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+        missing = [key for key in keys for row in rows or [{}] if key not in row]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; run quickstart.sh, which writes it.") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged: remove its folder and run quickstart.sh again.") from error
+    if missing:
+        raise InputError(f"{path} has no {missing[0]}: remove its folder and run quickstart.sh again.")
+    return rows
+
+
+def table(trained: Path, untrained: Path, tfml: Path) -> str:
+    """The table, a line a string's line.
+
+    Args:
+        trained, untrained: the folders that onnas.py wrote with the trained and with the untrained meta-cell.
+        tfml: the folder that tfml.py wrote.
+    """
+    keys = ("tasks", "dataset", "ways", "shots", "queries", "accuracy", "accuracy_ci95", "accuracy_before")
+    keys += ("seconds_per_task", "peak_memory_mib")
+    keys += ("supernet_parameters", "supernet_storage_mib", "meta_cell_storage_mib")
+    results = {
+        name: read(path / "results.json", *keys)[0] for name, path in (("untrained", untrained), ("trained", trained))
+    }
+    result = results["trained"]
+    training = read(tfml / "metrics.jsonl", "seconds")
+    whole, folded = result["supernet_storage_mib"], result["meta_cell_storage_mib"]
+    lines = [
+        f"{result['tasks']} {result['dataset']} tasks, {result['ways']}-way {result['shots']}-shot, "
+        f"{result['queries']} queries a class",
+        "",
+        f"{'meta-cell':<12}{'before adapting':<18}{'after (95 % interval)':<24}seconds a task",
+    ]
+    for name, row in results.items():
+        after = f"{row['accuracy']:.1%} +- {row['accuracy_ci95']:.1%}"
+        lines.append(f"{name:<12}{row['accuracy_before']:<18.1%}{after:<24}{row['seconds_per_task']:.1f}")
+    lines += [
+        "",
+        f"supernet       {result['supernet_parameters']:,} parameters",
+        f"storage        {whole:.3f} MiB unfolded, {folded:.3f} MiB as a meta-cell: {whole / folded:.2f} times less",
+        f"peak memory    {result['peak_memory_mib']:.1f} MiB while adapting",
+        f"meta-training  {sum(row['seconds'] for row in training):.0f} s for {len(training)} meta-epochs",
+        f"files          {tfml / 'meta_cell.pt'}, {trained}, {untrained}",
+    ]
+    return "\n".join(lines)
+
+
+def main():
+    parser = ArgumentParser(prog="utils.quickstart_table", description=__doc__.splitlines()[0])
+    parser.add_argument("--trained", type=Path, required=True, help="what onnas.py wrote with the trained meta-cell")
+    parser.add_argument("--untrained", type=Path, required=True, help="what it wrote with the untrained one")
+    parser.add_argument("--tfml", type=Path, required=True, help="what tfml.py wrote when it trained")
+    args = parser.parse_args()
+    print(table(args.trained, args.untrained, args.tfml))
+
+
+if __name__ == "__main__":
+    run(main, "utils.quickstart_table", "it only reads.")
