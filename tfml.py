@@ -99,14 +99,7 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
     images, labels, query, query_labels = batch
     meta_cell.unfold(supernet, architecture)
     search = TaskSearch(supernet, architecture, settings, seed, "training task", task)
-    resident = [
-        *batch,
-        *supernet.parameters(),
-        *supernet.buffers(),
-        *architecture.parameters(),
-        *architecture.buffers(),
-    ]
-    memory = PeakMemory(images.device, resident) if measure else None
+    memory = PeakMemory(images.device, [*batch, *search.resident()]) if measure else None
     with memory or nullcontext():
         loss = search.adapt(images, labels)
     accuracy = search.classify(query, query_labels, images).accuracy

@@ -54,12 +54,11 @@ def search_task(
     meta_cell.unfold(supernet, architecture)
     search = TaskSearch(supernet, architecture, settings, seed, "test task", task)
     before = search.classify(query, query_labels, images)
-    network = [*supernet.parameters(), *supernet.buffers(), *architecture.parameters(), *architecture.buffers()]
     started = time.perf_counter()
-    with PeakMemory(device, [images, labels, *network]) as adapting:
+    with PeakMemory(device, [images, labels, *search.resident()]) as adapting:
         search.adapt(images, labels)
     seconds = time.perf_counter() - started
-    with PeakMemory(device, [images, query, query_labels, *network]) as testing:
+    with PeakMemory(device, [images, query, query_labels, *search.resident()]) as testing:
         after = search.classify(query, query_labels, images)
     return TaskResult(
         task,

@@ -151,6 +151,11 @@ class TaskSearch:
                 self.step_seconds.append(time.perf_counter() - started)
         return loss
 
+    def resident(self) -> list[torch.Tensor]:
+        """The tensors that are there before a task is adapted: the network, and alpha and beta."""
+        modules = (self.supernet, self.architecture)
+        return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
     def _generator(self, draw: str) -> torch.Generator:
         seed, purpose, index = self._name
         return torch_generator(seed, f"{purpose}/{draw}", index)

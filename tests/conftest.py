@@ -69,8 +69,14 @@ class Scripts:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
+    @staticmethod
+    def send_signal(pid: int, number: signal.Signals) -> None:
+        """Sends a signal; the script may have ended by itself, and is to be waited for all the same."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
     def wait(self, pid: int) -> Finished:
-        alarm = threading.Timer(TIME_LIMIT, os.kill, (pid, signal.SIGKILL))
+        alarm = threading.Timer(TIME_LIMIT, self.send_signal, (pid, signal.SIGKILL))
         alarm.start()
         status = json.loads(self._server.stdout.readline())
         alarm.cancel()

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import pickle
 import shutil
 import signal
@@ -160,7 +159,7 @@ def test_interrupted_by_the_keyboard(scripts, trained, searched, tmp_path):
     flags = scripts.onnas_flags(trained / "meta_cell.pt", path, "--eval_epochs", TASKS)
     pid = scripts.start("onnas.py", *flags)
     wait_for(lambda: (path / "tasks.jsonl").exists() and (path / "tasks.jsonl").read_text().endswith("\n"))
-    os.kill(pid, signal.SIGINT)
+    scripts.send_signal(pid, signal.SIGINT)
     finished = scripts.wait(pid)
     assert finished.status == 130
     assert "Traceback" not in finished.stderr

@@ -1,6 +1,5 @@
 """tfml.py from its command line to its files, on nets so small that a run takes a second."""
 
-import contextlib
 import json
 import os
 import random
@@ -179,8 +178,7 @@ def test_killed_at_random_moments_and_resumed(scripts, tmp_path, trained):
     for longest in (0.1, 1, 1):
         pid = scripts.start("tfml.py", *scripts.tfml_flags(path, "--resume"))
         time.sleep(draws.uniform(0, longest))
-        with contextlib.suppress(ProcessLookupError):  # on a fast machine the run may have ended
-            os.kill(pid, signal.SIGKILL)
+        scripts.send_signal(pid, signal.SIGKILL)
         scripts.wait(pid)
         if (path / "checkpoint.pt").exists():
             tensors(path, "checkpoint.pt")
@@ -206,7 +204,7 @@ def test_interrupted_by_the_keyboard(scripts, tmp_path, trained):
     path = tmp_path / "run"
     pid = scripts.start("tfml.py", *scripts.tfml_flags(path))
     wait_for(lambda: (path / "metrics.jsonl").exists() and rows(path / "metrics.jsonl"))
-    os.kill(pid, signal.SIGINT)
+    scripts.send_signal(pid, signal.SIGINT)
     finished = scripts.wait(pid)
     assert finished.status == 130
     assert "Traceback" not in finished.stderr
