@@ -6,6 +6,9 @@ convolutions (and the stride-2 skip) take ``relu(x)``, the pools and the stride-
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+from models.batch_norm import BatchNorm
 
 # Same output on every edge that leaves a state: run once per state. "none" contributes nothing and is never run.
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -13,9 +16,26 @@ CONVOLUTIONS = ("conv_1x5_5x1", "conv_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil
 OPERATIONS = frozenset({*POOLS, *CONVOLUTIONS, "skip_connect", "none"})
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """The search cells' BN: no affine parameters, so that alpha alone says how much a candidate counts."""
-    return nn.BatchNorm2d(channels, affine=False)
+class Normalised(nn.Sequential):
+    """Layers of which the last is a BN: the form of a candidate."""
+
+    @property
+    def norm(self) -> BatchNorm:
+        return self[-1]
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last BN normalises."""
+        *layers, _ = self
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
+class Skip(nn.Identity):
+    """The stride-1 skip, the one candidate that does not end with a BN."""
+
+    norm = None
+    body = nn.Identity.forward
 
 
 def depthwise_separable(channels: int, kernel: int, stride: int, dilation: int = 1) -> list[nn.Module]:
@@ -24,8 +44,13 @@ def depthwise_separable(channels: int, kernel: int, stride: int, dilation: int =
     return [
         nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
         nn.Conv2d(channels, channels, 1, bias=False),
-        batch_norm(channels),
+        BatchNorm(channels),
     ]
+
+
+def _columns(convolution: nn.Conv2d, index: int, channels: int) -> torch.Tensor:
+    """The weights of a 1x1 convolution that read the state ``index`` of several side by side."""
+    return convolution.weight[:, index * channels : (index + 1) * channels]
 
 
 class FactorizedReduce(nn.Module):
@@ -38,28 +63,45 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
         self.second = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
-        self.norm = batch_norm(channels)
+        self.norm = BatchNorm(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.body(x))
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        """What the BN normalises."""
+        return self.convolve(x, 0)
+
+    def convolve(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        """The part of the convolution that comes from state ``index``, before BN; see :class:`Projection`."""
         row, column = (1 - size % 2 for size in x.shape[-2:])
         # A stride-2 1x1 convolution is a 1x1 convolution of every second pixel. Written out, because the backward pass
         # of PyTorch 2.11's own (channels last, on a CPU, several threads) writes past the end of its buffers.
-        first, second = x[:, :, ::2, ::2], x[:, :, row::2, column::2]
-        return self.norm(torch.cat([self.first(first), self.second(second)], dim=1))
+        halves = ((self.first, x[:, :, ::2, ::2]), (self.second, x[:, :, row::2, column::2]))
+        return torch.cat([F.conv2d(half, _columns(conv, index, x.shape[1])) for conv, half in halves], dim=1)
 
 
-def projection(in_channels: int, channels: int) -> nn.Sequential:
-    """1x1 convolution and BN, the form of a cell input that keeps its size."""
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), batch_norm(channels))
+class Projection(Normalised):
+    """1x1 convolution and BN, the form of a cell input that keeps its size.
+
+    It reads the states of an output one by one, S channels in parts of C: so they are never concatenated.
+    """
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__(nn.Conv2d(in_channels, channels, 1, bias=False), BatchNorm(channels))
+
+    def convolve(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        """The part of the convolution that comes from ``x``, ReLU of state ``index`` (N, C, H, W), before BN."""
+        return F.conv2d(x, _columns(self[0], index, x.shape[1]))
 
 
-def pool(name: str, channels: int, stride: int) -> nn.Sequential:
+def pool(name: str, channels: int, stride: int) -> Normalised:
     """A 3x3 pool followed by BN. The average does not count padding."""
     if name == "max_pool_3x3":
         layer = nn.MaxPool2d(3, stride, padding=1)
     else:
         layer = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
-    return nn.Sequential(layer, batch_norm(channels))
+    return Normalised(layer, BatchNorm(channels))
 
 
 def has_parameters(name: str, stride: int) -> bool:
@@ -74,18 +116,18 @@ def weighted_operation(name: str, channels: int, stride: int) -> nn.Module:
     if name == "skip_connect":
         return FactorizedReduce(channels, channels)
     if name == "conv_1x5_5x1":
-        return nn.Sequential(
+        return Normalised(
             nn.Conv2d(channels, channels, (1, 5), stride, padding=(0, 2), bias=False),
             nn.Conv2d(channels, channels, (5, 1), padding=(2, 0), bias=False),
-            batch_norm(channels),
+            BatchNorm(channels),
         )
     family, _, size = name.rpartition("_")
     kernel = int(size.split("x")[0])
     if family == "conv":
-        return nn.Sequential(*depthwise_separable(channels, kernel, stride))
+        return Normalised(*depthwise_separable(channels, kernel, stride))
     if family == "dil_conv":
-        return nn.Sequential(*depthwise_separable(channels, kernel, stride, dilation=2))
+        return Normalised(*depthwise_separable(channels, kernel, stride, dilation=2))
     if family == "sep_conv":
         first = depthwise_separable(channels, kernel, stride)
-        return nn.Sequential(*first, nn.ReLU(), *depthwise_separable(channels, kernel, 1))
+        return Normalised(*first, nn.ReLU(), *depthwise_separable(channels, kernel, 1))
     raise ValueError(f"unknown operation {name!r}")

@@ -5,13 +5,16 @@ softmax(beta_j / T). Both are linear, so a node is one weighted sum over edges a
 and what has no parameters is run once per state, whatever number of edges leave it.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.operations import POOLS, FactorizedReduce, has_parameters, pool, projection, weighted_operation
+from models.operations import POOLS, FactorizedReduce, Projection, Skip, has_parameters, pool, weighted_operation
+
+OLDER, NEWER = 0, 1  # a cell's two inputs, from the outputs of cells c-2 and c-1
 
 
 def edge_list(nodes: int) -> list[tuple[int, int]]:
@@ -36,6 +39,29 @@ class Mixture:
     active: list[list[bool]]
     trained: list[list[bool]]
 
+    def weights(self, keep: torch.Tensor | None) -> list[list[torch.Tensor]]:
+        """E lists of k scalars; with drop-path factors ``keep`` (E, k, N), of k tensors (N, 1, 1, 1)."""
+        if keep is None:
+            return [row.unbind() for row in self.coefficients.unbind()]
+        return [row.unbind() for row in (self.coefficients[:, :, None] * keep)[..., None, None, None].unbind()]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a candidate: on one edge, or on all that leave a state where each would do the same.
+
+    candidate: its number. edges: {edge number: node that it feeds}.
+    takes_relu: it takes ReLU of the state, and not the state itself.
+    """
+
+    candidate: int
+    edges: dict[int, int]
+    operation: nn.Module
+    takes_relu: bool
+
+    def trained_edges(self, mixture: Mixture) -> dict[int, int]:
+        return {edge: node for edge, node in self.edges.items() if mixture.trained[edge][self.candidate]}
+
 
 class Source(nn.Module):
     """Everything that leaves one state of a cell: each candidate without parameters once, the others once per edge.
@@ -50,7 +76,9 @@ class Source(nn.Module):
         self.edges = edges
         self.primitives = primitives
         self.stride = stride
-        self.pools = nn.ModuleDict({name: pool(name, channels, stride) for name in primitives if name in POOLS})
+        self.shared = nn.ModuleDict({name: pool(name, channels, stride) for name in primitives if name in POOLS})
+        if "skip_connect" in primitives and stride == 1:
+            self.shared["skip_connect"] = Skip()
         # Keyed by node, so that a tensor has the same name in every cell.
         self.to_node = nn.ModuleDict(
             {
@@ -65,45 +93,58 @@ class Source(nn.Module):
             }
         )
 
+    def runs(self, mixture: Mixture) -> Iterator[Run]:
+        """What is to be run, candidate by candidate; "none" and what is pruned are not."""
+        for candidate, name in enumerate(self.primitives):
+            edges = {edge: node for edge, node in self.edges.items() if mixture.active[edge][candidate]}
+            if name in self.shared and edges:
+                yield Run(candidate, edges, self.shared[name], takes_relu=False)
+            elif name != "none":
+                for edge, node in edges.items():
+                    yield Run(candidate, {edge: node}, self.to_node[str(node)][name], takes_relu=True)
+
     def forward(self, state: torch.Tensor, mixture: Mixture, weights: list[list[torch.Tensor]], nodes: list) -> None:
         """Pushes ``state`` (N, C, H, W) through its candidates and adds each, times its weight, to the node it feeds.
 
         Args:
-            weights: E lists of k tensors, each a scalar or (N, 1, 1, 1): the mixture's coefficients, with drop-path.
+            weights: :meth:`Mixture.weights`.
             nodes: the sums so far, None for a node that has none; changed in place.
         """
         activated = F.relu(state)
-        for k, name in enumerate(self.primitives):
-            if name == "none":
-                continue
-            edges = [edge for edge in self.edges if mixture.active[edge][k]]
-            trained = [edge for edge in edges if mixture.trained[edge][k]]
-            own = {edge: operations[name] for edge in edges if name in (operations := self._operations(edge))}
-            shared = None
-            if edges and not own:
-                shared = _run(self.pools[name], state, bool(trained)) if name in self.pools else state
-            for edge in edges:
-                output, weight = shared, weights[edge][k]
-                if own:
-                    output = _run(own[edge], activated, edge in trained)
+        for run in self.runs(mixture):
+            trained = run.trained_edges(mixture)
+            # What is not trained keeps nothing for a gradient.
+            with torch.set_grad_enabled(bool(trained) and torch.is_grad_enabled()):
+                shared = run.operation(activated if run.takes_relu else state)
+            for edge, node in run.edges.items():
+                output, weight = shared, weights[edge][run.candidate]
                 if edge not in trained:
                     output, weight = output.detach(), weight.detach()
                 # One sum in one order whatever is trained: the choice never changes the output, not even its last bit.
-                node = self.edges[edge]
                 nodes[node] = output * weight if nodes[node] is None else nodes[node].addcmul_(output, weight)
 
-    def _operations(self, edge: int) -> nn.ModuleDict:
-        return self.to_node[str(self.edges[edge])]
 
+def convolve_states(readers: list[nn.Module], states: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """What each reader of an output makes of its states, before BN: ReLU and 1x1 convolution, (N, C, H', W').
 
-def _run(operation: nn.Module, x: torch.Tensor, trained: bool) -> torch.Tensor:
-    """``operation(x)``, which keeps nothing for a gradient unless it is trained."""
-    with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-        return operation(x)
+    Args:
+        readers: Projection or FactorizedReduce modules.
+        states: the output's (N, C, H, W) each; one at a time, so that an iterator need not hold them all.
+    """
+    sums = [None] * len(readers)
+    for index, state in enumerate(states):
+        activated = F.relu(state)
+        for number, reader in enumerate(readers):
+            part = reader.convolve(activated, index)
+            sums[number] = part if sums[number] is None else sums[number].add_(part)
+    return sums
 
 
 class SearchCell(nn.Module):
-    """One cell of the supernet: (N, S, H, W) twice -> (N, S, H', W') with S = nodes * C.
+    """One cell of the supernet: its two inputs (N, C, H, W) -> the states of its nodes, (N, C, H', W') each.
+
+    The nodes side by side are its output, of S = nodes * C channels; they are never concatenated. ``inputs`` read the
+    outputs of the two cells before.
 
     Args:
         channels: C, of each node.
@@ -127,8 +168,8 @@ class SearchCell(nn.Module):
         if after_reduction:
             self.older_reduction = FactorizedReduce(nodes * channels, channels)
         else:
-            self.older_projection = projection(nodes * channels, channels)
-        self.newer_projection = projection(nodes * channels, channels)
+            self.older_projection = Projection(nodes * channels, channels)
+        self.newer_projection = Projection(nodes * channels, channels)
         self.after_reduction = after_reduction
         edges = edge_list(nodes)
         self.sources = nn.ModuleList(
@@ -141,26 +182,26 @@ class SearchCell(nn.Module):
             for state in range(nodes + 1)
         )
 
+    @property
+    def inputs(self) -> tuple[nn.Module, nn.Module]:
+        """The readers of the older and of the newer output."""
+        return self.older_reduction if self.after_reduction else self.older_projection, self.newer_projection
+
     def forward(
         self, older: torch.Tensor, newer: torch.Tensor, mixture: Mixture, keep: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    ) -> list[torch.Tensor]:
         """Args:
-        older, newer: ReLU of the outputs of cells c-2 and c-1; each is the input of two cells.
+        older, newer: states 0 and 1, what ``inputs`` made of the outputs of cells c-2 and c-1.
         keep: (E, k, N) drop-path factors, 0 or 1 / (1 - p); None: nothing is dropped.
         """
-        weights = mixture.coefficients
-        if keep is None:
-            weights = [row.unbind() for row in weights.unbind()]
-        else:
-            weights = [row.unbind() for row in (weights[:, :, None] * keep)[..., None, None, None].unbind()]
-        older_input = self.older_reduction if self.after_reduction else self.older_projection
-        states = [older_input(older), self.newer_projection(newer)]
+        weights = mixture.weights(keep)
+        states = [older, newer]
         nodes = [None] * self.nodes
         for index, source in enumerate(self.sources):
             if index >= 2:
-                states.append(self._finished(nodes[index - 2], states[0]))
+                states.append(self._finished(nodes[index - 2], older))
             source(states[index], mixture, weights, nodes)
-        return torch.cat([*states[2:], self._finished(nodes[-1], states[0])], dim=1)
+        return [*states[2:], self._finished(nodes[-1], older)]
 
     def _finished(self, node: torch.Tensor | None, cell_input: torch.Tensor) -> torch.Tensor:
         """A node to which every candidate was pruned or "none" is zero."""

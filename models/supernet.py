@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from models.batch_norm import BatchNorm
 from models.operations import OPERATIONS
-from models.search_cell import Mixture, SearchCell, edge_list
+from models.search_cell import NEWER, OLDER, Mixture, SearchCell, convolve_states, edge_list
 from utils.errors import InputError
 
 NORMAL, REDUCTION = CELL_TYPES = ("normal", "reduction")
@@ -76,7 +76,7 @@ class Supernet(nn.Module):
         self.settings = settings
         width = settings.nodes * settings.init_channels
         self.stem = nn.Sequential(
-            nn.Conv2d(settings.in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+            nn.Conv2d(settings.in_channels, width, 3, padding=1, bias=False), BatchNorm(width, affine=True)
         )
         self.cells = nn.ModuleList(
             SearchCell(
@@ -99,14 +99,30 @@ class Supernet(nn.Module):
         mixtures: one for each cell type.
         keep: (layers, E, k, N) drop-path factors, see :meth:`SearchCell.forward`; None: nothing is dropped.
         """
-        output = self.stem(images.contiguous(memory_format=torch.channels_last))
-        older = newer = F.relu(output)
+        inputs = [[None, None] for _ in self.cells]
+        states = self.stem_states(images)
         for layer, cell in enumerate(self.cells):
-            if layer > 0:
-                older, newer = newer, F.relu(output)
+            readers = self.readers(layer - 1)
+            convolved = convolve_states([self.cells[reader].inputs[side] for reader, side in readers], states)
+            del states  # so that without a gradient only what is still to be read is alive
+            for reader, side in reversed(readers):
+                inputs[reader][side] = self.cells[reader].inputs[side].norm(convolved.pop())
             mixture = mixtures[self.settings.cell_type(layer)]
-            output = cell(older, newer, mixture, None if keep is None else keep[layer])
-        return self.head(output.mean((2, 3)))
+            states = cell(*inputs[layer], mixture, None if keep is None else keep[layer])
+            inputs[layer] = None
+        return self.head(pooled(states))
+
+    def stem_states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The stem's output, as the states of a cell's: nodes x (N, C, H, W)."""
+        output = self.stem(images.contiguous(memory_format=torch.channels_last))
+        return output.split(self.settings.init_channels, dim=1)
+
+    def readers(self, layer: int) -> list[tuple[int, int]]:
+        """Which cells' inputs read the output of cell ``layer`` (-1: the stem), as (cell, OLDER or NEWER)."""
+        readers = [(layer + 1, NEWER), (layer + 2, OLDER)]
+        if layer < 0:
+            readers.insert(0, (0, OLDER))
+        return [(cell, side) for cell, side in readers if cell < len(self.cells)]
 
     def draw_drop_path(self, images: int, probability: float, generator: torch.Generator) -> torch.Tensor:
         """Factors for :meth:`forward`, (layers, E, k, images): 0 with ``probability``, else 1 / (1 - probability).
@@ -123,3 +139,8 @@ class Supernet(nn.Module):
                 unit_stride = [cell.sources[source].stride == 1 for source, _ in edges]
                 keep[layer, unit_stride, skip] = 1.0
         return keep.to(self.head.weight.device)
+
+
+def pooled(states: list[torch.Tensor]) -> torch.Tensor:
+    """The head's features: the mean over pixels of an output's states (N, C, H, W), side by side as (N, S)."""
+    return torch.cat([state.mean((2, 3)) for state in states], dim=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.operations import FactorizedReduce, has_parameters, pool, projection, weighted_operation
+from models.operations import FactorizedReduce, Projection, Skip, has_parameters, pool, weighted_operation
 from search_space.primitives import FEW_SHOT, FULL_TASK
 from tests.helpers import random_images, reference_operation, reference_reduce
 
@@ -19,6 +19,7 @@ PARAMETERS = {
 }
 WITH_STRIDE = [(name, stride) for name in PARAMETERS for stride in (1, 2)] + [("skip_connect", 2)]
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
+WITH_NORM = [*WITH_STRIDE, *((name, stride) for name in POOLS for stride in (1, 2))]
 
 
 def build(name: str, channels: int, stride: int) -> nn.Module:
@@ -36,7 +37,7 @@ def test_candidate_lists_are_the_published_ones():
     ) == FULL_TASK
 
 
-@pytest.mark.parametrize(("name", "stride"), [*WITH_STRIDE, *((name, stride) for name in POOLS for stride in (1, 2))])
+@pytest.mark.parametrize(("name", "stride"), WITH_NORM)
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 6), (1, 1)], ids=lambda size: "x".join(map(str, size)))
 def test_shape_and_values(name, stride, size):
     x = random_images(3, size, channels=4) - 0.5
@@ -45,6 +46,23 @@ def test_shape_and_values(name, stride, size):
     assert output.shape == (3, 4, -(-size[0] // stride), -(-size[1] // stride))
     expected = reference_operation(name, x, list(operation.parameters()), stride)
     torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "stride"), WITH_NORM)
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1)], ids=lambda size: "x".join(map(str, size)))
+def test_operation_is_the_norm_of_its_body_and_leaves_its_input(name, stride, size):
+    operation = build(name, 4, stride)
+    x = random_images(3, size, channels=4).contiguous(memory_format=torch.channels_last)
+    before = x.clone()
+    torch.testing.assert_close(operation.norm(operation.body(x)), operation(x), rtol=1e-12, atol=1e-12)
+    assert torch.equal(x, before)
+
+
+def test_skip_gives_its_input_without_a_norm():
+    x = random_images(3, channels=4)
+    assert Skip()(x) is x
+    assert Skip().body(x) is x
+    assert Skip.norm is None
 
 
 @pytest.mark.parametrize(("name", "stride"), WITH_STRIDE)
@@ -93,6 +111,17 @@ def test_factorized_reduce_offsets_its_second_half_on_even_sizes_only(size):
 
 
 def test_projection_is_a_1x1_convolution_with_norm():
-    operation = projection(12, 4)
+    operation = Projection(12, 4)
     assert [parameter.shape for parameter in operation.parameters()] == [(4, 12, 1, 1)]
     assert operation(torch.rand(2, 12, 5, 5)).shape == (2, 4, 5, 5)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 7), (6, 7), (1, 1)], ids=lambda size: "x".join(map(str, size)))
+@pytest.mark.parametrize("form", [Projection, FactorizedReduce])
+def test_parts_of_the_convolution_that_come_from_each_state_sum_up_to_the_whole(form, size):
+    torch.manual_seed(0)
+    operation = form(6, 4).double()
+    states = [random_images(3, size, channels=2, seed=seed) for seed in range(3)]
+    total = sum(operation.convolve(state, index) for index, state in enumerate(states))
+    expected = operation(torch.cat(states, dim=1))
+    torch.testing.assert_close(operation.norm(total), expected, rtol=1e-9, atol=1e-9)

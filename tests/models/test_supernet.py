@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.operations import POOLS
 from models.supernet import SupernetSettings
 from search_space.architecture import EVERYTHING, Choice
 from search_space.normalizers import AnnealedNormalizer
@@ -162,8 +163,8 @@ def test_only_chosen_operations_keep_what_a_gradient_needs():
             if source in PAIRS[kind][node]
         }
         for state, source in enumerate(cell.sources):
-            for name, pool in source.pools.items():  # one for every edge that leaves the state
-                is_chosen[pool] = any((state, node, name) in chosen for node in range(3))
+            for name in POOLS:  # one for every edge that leaves the state
+                is_chosen[source.shared[name]] = any((state, node, name) in chosen for node in range(3))
             for node, operations in source.to_node.items():
                 for name, operation in operations.items():
                     is_chosen[operation] = (state, int(node), name) in chosen
@@ -204,12 +205,15 @@ def test_cell_without_any_candidate_gives_zeros(case, size):
     if case == "only none":
         dominate(architecture, FULL_TASK.index("none"))
     mixing = Mixing(threshold=1.5 if case == "all pruned" else 0.01)
-    shapes = []
+    outputs = []
     for cell in supernet.cells:
-        cell.register_forward_hook(lambda _, __, output: shapes.append((output.shape[-2:], output.abs().max().item())))
+        cell.register_forward_hook(lambda _, __, nodes: outputs.append([node.clone() for node in nodes]))
     half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
     logits = supernet(random_images(IMAGES, size), mixtures_of(architecture, mixing))
-    assert shapes == [(size, 0.0), (half, 0.0), (half, 0.0)]
+    assert [[node.shape for node in nodes] for nodes in outputs] == [
+        [(IMAGES, 2, *at)] * 2 for at in (size, half, half)
+    ]
+    assert not any(node.any() for nodes in outputs for node in nodes)
     assert torch.equal(logits, supernet.head.bias.expand_as(logits))
     F.cross_entropy(logits, LABELS).backward()
     assert all(p.grad.isfinite().all() for p in supernet.parameters() if p.grad is not None)
