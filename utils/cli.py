@@ -67,11 +67,19 @@ def switch(text: str) -> int:
     return int(text)
 
 
-def run(main: Callable[[], None], prog: str, after_interrupt: str) -> None:
+def _memory_ran_out(error: Exception) -> bool:
+    """PyTorch's allocators have no exception of their own on a CPU; a GPU's says "out of memory"."""
+    return isinstance(error, MemoryError) or any(
+        sign in str(error) for sign in ("can't allocate memory", "out of memory")
+    )
+
+
+def run(main: Callable[[], None], prog: str, after_interrupt: str, less_memory: str = "close other programs") -> None:
     """Runs a script's ``main``; an :class:`InputError` becomes one sentence and exit status 2, Ctrl-C status 130.
 
     Args:
         after_interrupt: what to say of the work so far when it was stopped by Ctrl-C.
+        less_memory: what to do when memory runs out.
     """
     try:
         main()
@@ -80,6 +88,11 @@ def run(main: Callable[[], None], prog: str, after_interrupt: str) -> None:
         sys.exit(2)
     except OSError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _memory_ran_out(error):
+            raise
+        print(f"{prog}: error: out of memory: {less_memory}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted; {after_interrupt}", file=sys.stderr)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from utils.cli import ArgumentParser, folder, real, run, switch, whole
 from utils.errors import InputError
@@ -115,3 +116,30 @@ def test_other_errors_keep_their_traceback():
 
 def test_success_does_not_exit():
     run(lambda: None, "x.py", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=["Python", "CPU", "GPU"],
+)
+def test_out_of_memory_is_one_sentence_with_a_remedy(error, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run(main, "onnas.py", "nothing was written.", less_memory="a larger --split_num needs less")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "onnas.py: error: out of memory: a larger --split_num needs less.\n"
+
+
+def test_other_runtime_errors_are_not_hidden():
+    def main():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(main, "onnas.py", "nothing was written.")
