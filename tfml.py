@@ -99,7 +99,7 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
     images, labels, query, query_labels = batch
     meta_cell.unfold(supernet, architecture)
     search = TaskSearch(supernet, architecture, settings, seed, "training task", task)
-    memory = PeakMemory(images.device, [*batch, *search.resident()]) if measure else None
+    memory = PeakMemory(images.device, search.resident(), batch) if measure else None
     with memory or nullcontext():
         loss = search.adapt(images, labels)
     accuracy = search.classify(query, query_labels, images).accuracy
@@ -231,4 +231,9 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "tfml.py", "--resume goes on after the last whole meta-epoch.")
+    run(
+        main,
+        "tfml.py",
+        "--resume goes on after the last whole meta-epoch.",
+        less_memory="a smaller --batch_size or --init_channels needs less",
+    )

@@ -4,18 +4,22 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
+from models.batch_norm import BatchNorm
 from models.search_cell import Mixture
+from models.step_by_step import step_by_step_backward
 from models.supernet import Supernet
+from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.normalizers import Normalizer
 from search_space.selection import Selector
 from utils.draws import torch_generator
 
 ALPHA_WEIGHT_DECAY = 1e-3
-ADAM_BETAS = (0.0, 0.999)
+# How gradients are taken, the fastest first. ORDINARY: one backward pass over everything that autograd kept; the other
+# two: step by step, see models/step_by_step.py.
+ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
 Noise = dict[str, torch.Tensor] | None
 
 
@@ -25,9 +29,11 @@ class SearchSettings:
 
     epochs: passes over the support set.
     architecture_epochs: how many of them, from the first, adapt alpha and beta too.
-    batch_size: images of a batch; split_num: chunks of a batch, whose gradients are accumulated.
+    batch_size: images of a batch; split_num: chunks of a batch, whose gradients are accumulated, each of
+        smallest_chunk images at least. A single one is never enough: BN would leave nothing of it.
     sampleno: candidates per edge that get gradient, None: all; alpha_expect: chosen by expectation.
     beta_sampling: one edge pair per node gets gradient.
+    schedule: one of SCHEDULES; the gradient is the same, time and memory are not.
     drop_path_prob: for meta-training only.
     transductive: a query batch is normalised by its own statistics.
     """
@@ -38,11 +44,13 @@ class SearchSettings:
     w_lr: float
     alpha_lr: float
     split_num: int = 1
+    smallest_chunk: int = 2
     normalizer: Normalizer = field(default_factory=Normalizer)
     prune_threshold: float = 0.01
     sampleno: int | None = None
     alpha_expect: bool = True
     beta_sampling: bool = False
+    schedule: str = ORDINARY
     drop_path_prob: float = 0.0
     transductive: bool = True
 
@@ -63,9 +71,9 @@ def batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     return parts
 
 
-def chunk_count(batch: int, split_num: int) -> int:
-    """How many chunks a batch is split in: ``split_num``, or fewer where a chunk would hold a single image."""
-    return max(1, min(split_num, batch // 2))
+def chunk_count(batch: int, split_num: int, smallest: int = 2) -> int:
+    """How many chunks a batch is split in: ``split_num``, or fewer where one would hold under ``smallest`` images."""
+    return max(1, min(split_num, batch // smallest))
 
 
 def query_batches(labels: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
@@ -75,9 +83,9 @@ def query_batches(labels: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     return [part.flatten() for part in rounds.split(max(1, batch_size // len(by_class)))]
 
 
-def chunks(batch: torch.Tensor, split_num: int) -> tuple[torch.Tensor, ...]:
-    """Splits a batch into micro-batches whose sizes differ by one at most."""
-    return batch.tensor_split(chunk_count(len(batch), split_num))
+def chunks(batch: torch.Tensor, split_num: int, smallest: int = 2) -> tuple[torch.Tensor, ...]:
+    """Splits a batch into micro-batches whose sizes differ by one at most; see :func:`chunk_count`."""
+    return batch.tensor_split(chunk_count(len(batch), split_num, smallest))
 
 
 class TaskSearch:
@@ -121,9 +129,9 @@ class TaskSearch:
             images: (N, C, H, W). labels: (N,).
         """
         settings, size = self.settings, len(labels)
-        weight_optimizer = torch.optim.Adam(self.supernet.parameters(), settings.w_lr, ADAM_BETAS, fused=True)
-        architecture_optimizer = torch.optim.Adam(
-            self.architecture.parameters(), settings.alpha_lr, ADAM_BETAS, weight_decay=ALPHA_WEIGHT_DECAY, fused=True
+        weight_optimizer = MomentumFreeAdam(self.supernet.parameters(), settings.w_lr)
+        architecture_optimizer = MomentumFreeAdam(
+            self.architecture.parameters(), settings.alpha_lr, weight_decay=ALPHA_WEIGHT_DECAY
         )
         weight_order, architecture_order = self._generator("weight batches"), self._generator("architecture batches")
         noise_draws = self._generator("noise")
@@ -141,11 +149,11 @@ class TaskSearch:
                 noise = self._draw_noise(noise_draws)
                 choice = self.selector.choose(self.normalizer, settings.prune_threshold, steps_left, noise)
                 if searching:
-                    self._architecture_gradient(images, labels, architecture_batch, choice, noise)
+                    self.architecture_gradient(images, labels, architecture_batch, choice, noise)
                     _step(architecture_optimizer)
                     self.selector.record()
                     steps_left -= 1
-                batch_loss = self._weight_gradient(images, labels, weight_batch, choice, noise)
+                batch_loss = self.weight_gradient(images, labels, weight_batch, choice, noise).item()
                 _step(weight_optimizer)
                 loss += batch_loss * len(weight_batch) / size
                 self.step_seconds.append(time.perf_counter() - started)
@@ -156,6 +164,9 @@ class TaskSearch:
         modules = (self.supernet, self.architecture)
         return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
+    def _chunks(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return chunks(batch, self.settings.split_num, self.settings.smallest_chunk)
+
     def _generator(self, draw: str) -> torch.Generator:
         seed, purpose, index = self._name
         return torch_generator(seed, f"{purpose}/{draw}", index)
@@ -165,33 +176,42 @@ class TaskSearch:
             return None
         return self.architecture.draw_noise(generator)
 
-    def _architecture_gradient(self, images, labels, batch, choice: Choice, noise: Noise) -> None:
+    def architecture_gradient(self, images, labels, batch, choice: Choice, noise: Noise) -> None:
         """First order: the gradient of alpha and beta at the present weights."""
-        parameters = list(self.architecture.parameters())
-        for chunk in chunks(batch, self.settings.split_num):
-            loss = self._loss(images[chunk], labels[chunk], self._mixtures(choice, noise))
-            (loss * (len(chunk) / len(batch))).backward(inputs=parameters)
+        for chunk in self._chunks(batch):
+            mixtures = self.mixtures(choice, noise)
+            self._backward(images[chunk], labels[chunk], mixtures, len(chunk) / len(batch), of_weights=False)
 
-    def _weight_gradient(self, images, labels, batch, choice: Choice, noise: Noise) -> float:
-        """Returns the batch's loss."""
+    def weight_gradient(self, images, labels, batch, choice: Choice, noise: Noise) -> torch.Tensor:
+        """Returns the batch's loss, a scalar."""
         with torch.no_grad():
-            mixtures = self._mixtures(choice, noise)
+            mixtures = self.mixtures(choice, noise)
         total = torch.zeros((), device=images.device)
-        for chunk in chunks(batch, self.settings.split_num):
-            loss = self._loss(images[chunk], labels[chunk], mixtures) * (len(chunk) / len(batch))
-            loss.backward()
-            total += loss.detach()
-        return total.item()
+        for chunk in self._chunks(batch):
+            total += self._backward(images[chunk], labels[chunk], mixtures, len(chunk) / len(batch), of_weights=True)
+        return total
 
-    def _mixtures(self, choice: Choice = EVERYTHING, noise: Noise = None) -> dict[str, Mixture]:
-        return self.architecture.mixtures(self.normalizer, self.settings.prune_threshold, choice, noise)
-
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor, mixtures: dict[str, Mixture]) -> torch.Tensor:
+    def _backward(self, images, labels, mixtures: dict[str, Mixture], share: float, of_weights: bool) -> torch.Tensor:
+        """Adds a micro-batch's gradient, of the weights or of alpha and beta; returns its ``share`` of the loss."""
         self.supernet.train()
         keep = None
         if self.settings.drop_path_prob > 0:
             keep = self.supernet.draw_drop_path(len(labels), self.settings.drop_path_prob, self._drop_path_draws)
-        return F.cross_entropy(self.supernet(images, mixtures, keep), labels)
+
+        def criterion(logits: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(logits, labels) * share
+
+        if self.settings.schedule == ORDINARY:
+            loss = criterion(self.supernet(images, mixtures, keep))
+            loss.backward(inputs=None if of_weights else list(self.architecture.parameters()))
+            return loss.detach()
+        keep_inputs = self.settings.schedule == FASTEST
+        return step_by_step_backward(
+            self.supernet, images, mixtures, criterion, keep, of_weights=of_weights, keep_inputs=keep_inputs
+        )
+
+    def mixtures(self, choice: Choice = EVERYTHING, noise: Noise = None) -> dict[str, Mixture]:
+        return self.architecture.mixtures(self.normalizer, self.settings.prune_threshold, choice, noise)
 
     @torch.no_grad()
     def classify(self, images: torch.Tensor, labels: torch.Tensor, support: torch.Tensor) -> Classification:
@@ -203,11 +223,11 @@ class TaskSearch:
         Args:
             images: (N, C, H, W) queries. labels: (N,). support: (M, C, H, W) the support images.
         """
-        mixtures = self._mixtures()
+        mixtures = self.mixtures()
         if self.settings.transductive:
             parts = query_batches(labels, self.settings.batch_size)
         else:
-            self._average_batch_statistics(support, mixtures)
+            self.average_batch_statistics(support, mixtures)
             parts = torch.arange(len(labels)).split(1)
         self.supernet.train(self.settings.transductive)
         right, loss = 0, 0.0
@@ -217,17 +237,18 @@ class TaskSearch:
             loss += F.cross_entropy(logits, labels[part], reduction="sum").item()
         return Classification(right / len(labels), loss / len(labels))
 
-    def _average_batch_statistics(self, support: torch.Tensor, mixtures: dict[str, Mixture]) -> None:
+    def average_batch_statistics(self, support: torch.Tensor, mixtures: dict[str, Mixture]) -> None:
         """Sets BN's running statistics to their average over micro-batches of the adaptation's size."""
-        for norm in self.supernet.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.reset_running_stats()
-                norm.momentum = None  # PyTorch's word for a cumulative average
+        norms = [module for module in self.supernet.modules() if isinstance(module, BatchNorm)]
+        for norm in norms:
+            norm.reset_running_stats()
         self.supernet.train()
         order = torch.randperm(len(support), generator=self._generator("statistics"))
-        for batch in batches(order, self.settings.batch_size):
-            for chunk in chunks(batch, self.settings.split_num):
-                self.supernet(support[chunk], mixtures)
+        parts = [chunk for batch in batches(order, self.settings.batch_size) for chunk in self._chunks(batch)]
+        for number, part in enumerate(parts, start=1):
+            for norm in norms:
+                norm.momentum = 1 / number  # the average over those so far
+            self.supernet(support[part], mixtures)
 
 
 def _step(optimizer: torch.optim.Optimizer) -> None:

@@ -1,6 +1,7 @@
 """One task's search against a plain loop over the reference supernet, with torch's own Adam."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import chain, pairwise
 
 import pytest
@@ -8,12 +9,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from search_space.architecture import EVERYTHING
 from search_space.normalizers import Normalizer
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import SearchSettings, TaskSearch, batches, chunk_count, chunks, query_batches
+from search_space.task_search import (
+    FASTEST,
+    LEANEST,
+    ORDINARY,
+    SearchSettings,
+    TaskSearch,
+    batches,
+    chunk_count,
+    chunks,
+    query_batches,
+)
 from tests.helpers import WAYS, Mixing, copy_parameters, edges_of, random_images, reference_supernet, tiny_supernet
 
-PLAIN = SearchSettings(epochs=2, architecture_epochs=2, batch_size=6, w_lr=0.01, alpha_lr=0.02)
+# Ordinary back-propagation: step by step, the supernet's hooks do not see the passes of adapting.
+PLAIN = SearchSettings(epochs=2, architecture_epochs=2, batch_size=6, w_lr=0.01, alpha_lr=0.02, schedule=ORDINARY)
 SUPPORT = 15  # batches of 6, 6 and 3
 ALPHA_BETA_DECAY = 1e-3
 
@@ -118,6 +131,18 @@ def test_split_num_is_lowered_so_that_no_chunk_holds_a_single_image(number, spli
     assert torch.equal(torch.cat(list(parts)), batch)
 
 
+@pytest.mark.parametrize(
+    ("number", "split_num", "smallest", "expected"),
+    [(15, 5, 3, [3, 3, 3, 3, 3]), (14, 5, 3, [4, 4, 3, 3]), (10, 2, 3, [5, 5]), (5, 5, 3, [5]), (3, 3, 4, [3])],
+)
+def test_split_num_is_lowered_so_that_chunks_are_not_too_small(number, split_num, smallest, expected):
+    batch = torch.arange(number)
+    parts = chunks(batch, split_num, smallest)
+    assert [len(part) for part in parts] == expected
+    assert chunk_count(number, split_num, smallest) == len(expected)
+    assert torch.equal(torch.cat(list(parts)), batch)
+
+
 @pytest.mark.parametrize(("ways", "queries", "size"), [(5, 1, 15), (5, 15, 15), (20, 1, 15), (3, 4, 7), (2, 5, 2)])
 def test_query_batches_hold_every_class_equally_often(ways, queries, size):
     labels = (torch.arange(ways * queries) % ways)[torch.randperm(ways * queries)]
@@ -200,6 +225,12 @@ def test_chunks_of_a_batch():
     watched = Watched(replace(PLAIN, split_num=4, epochs=1, architecture_epochs=1)).adapt()
     sizes = [[[len(part) for part in parts] for parts in step] for step in watched.steps([6, 6, 3])]
     assert sizes == [[[2, 2, 2]] * 2, [[2, 2, 2]] * 2, [[3]] * 2]
+
+
+def test_chunks_of_the_smallest_size_and_more():
+    watched = Watched(replace(PLAIN, split_num=4, smallest_chunk=3, epochs=1, architecture_epochs=1)).adapt()
+    sizes = [[[len(part) for part in parts] for parts in step] for step in watched.steps([6, 6, 3])]
+    assert sizes == [[[3, 3]] * 2, [[3, 3]] * 2, [[3]] * 2]
 
 
 def test_remainder_of_one_image_is_never_a_batch_of_its_own():
@@ -340,6 +371,121 @@ def test_each_task_starts_with_fresh_optimizers():
         torch.testing.assert_close(bias, torch.full_like(bias, settings.w_lr), rtol=1e-3, atol=0)
 
 
+# --- Step by step ---------------------------------------------------------------------------------------------------
+
+CASES = {
+    "plain": {},
+    "not pruned": {"prune_threshold": 0.0},
+    "two candidates and one pair": {"sampleno": 2, "beta_sampling": True},
+    "split": {"split_num": 3},
+    "drop-path": {"drop_path_prob": 0.4},
+    "gumbel": {"normalizer": Normalizer("gumbel_softmax")},
+    "weights only at the end": {"architecture_epochs": 1},
+    "all of it": {
+        "sampleno": 1,
+        "beta_sampling": True,
+        "split_num": 3,
+        "smallest_chunk": 3,
+        "drop_path_prob": 0.2,
+        "normalizer": Normalizer("gumbel_softmax"),
+        "transductive": False,
+    },
+}
+STEP_BY_STEP = (FASTEST, LEANEST)
+
+
+def assert_close(actual, expected, name: str) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10, msg=lambda text: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_schedule_ends_at_the_same(case):
+    """Weights, alpha, beta, running statistics and loss, after the same draws."""
+    runs = {}
+    for schedule in (ORDINARY, *STEP_BY_STEP):
+        settings = replace(PLAIN, schedule=schedule, **CASES[case])
+        runs[schedule] = Watched(settings, layers=3, reduction_layers=(1,)).adapt()
+    expected = runs[ORDINARY]
+    assert expected.passes
+    for schedule in STEP_BY_STEP:
+        run = runs[schedule]
+        assert run.passes == []  # the supernet as a whole was not called: it went another way
+        assert run.choices == expected.choices
+        for module in ("supernet", "architecture"):
+            actual, wanted = (getattr(each, module).state_dict() for each in (run, expected))
+            assert actual.keys() == wanted.keys()
+            for name, tensor in wanted.items():
+                assert_close(actual[name], tensor, f"{schedule}, {name}")
+        assert run.loss == pytest.approx(expected.loss, rel=1e-8)
+    moved = [not torch.equal(expected.after()[1][name], tensor) for name, tensor in expected.before[1].items()]
+    assert sum(moved) > 4
+
+
+@pytest.mark.parametrize("schedule", STEP_BY_STEP)
+def test_the_order_of_steps_of_a_schedule_is_the_same_for_the_same_name(schedule):
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        settings = replace(PLAIN, sampleno=2, beta_sampling=True, drop_path_prob=0.2, schedule=schedule)
+        runs.append(Watched(settings).adapt())
+        assert torch.equal(torch.get_rng_state(), torch.manual_seed(seed).get_state())
+    assert runs[0].loss == runs[1].loss
+    for first, second in zip(runs[0].after(), runs[1].after(), strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("schedule", STEP_BY_STEP)
+def test_step_by_step_a_tensor_that_gets_no_gradient_is_not_stepped(schedule):
+    """... and what gets one is what gets it by ordinary back-propagation."""
+    moved = {}
+    for each in (ORDINARY, schedule):
+        settings = replace(PLAIN, epochs=1, architecture_epochs=1, batch_size=20, sampleno=1, beta_sampling=True)
+        watched = Watched(replace(settings, schedule=each), reduction_layers=()).adapt()
+        after = watched.after()
+        moved[each] = [
+            {name for name, tensor in before.items() if not torch.equal(after[part][name], tensor)}
+            for part, before in enumerate(watched.before)
+        ]
+    assert moved[schedule] == moved[ORDINARY]
+    assert all(0 < len(names) < len(before) for names, before in zip(moved[schedule], watched.before, strict=True))
+
+
+def test_gradients_are_accumulated_over_the_chunks_and_shared_out_by_their_sizes():
+    """Of the public gradients themselves, without an optimizer: a batch's is the mean over its images' chunks."""
+    gradients = []
+    for schedule in (ORDINARY, *STEP_BY_STEP):
+        watched = Watched(replace(PLAIN, schedule=schedule, split_num=2))
+        batch = torch.tensor([0, 1, 2, 4, 8])  # chunks of three and two images
+        watched.search.architecture_gradient(watched.images, watched.labels, batch, EVERYTHING, None)
+        assert all(parameter.grad is None for parameter in watched.supernet.parameters())
+        of_architecture = [parameter.grad.clone() for parameter in watched.architecture.parameters()]
+        loss = watched.search.weight_gradient(watched.images, watched.labels, batch, EVERYTHING, None)
+        assert loss.shape == ()
+        assert not loss.requires_grad
+        for parameter, gradient in zip(watched.architecture.parameters(), of_architecture, strict=True):
+            assert torch.equal(parameter.grad, gradient)  # the weights' own adds nothing
+        of_weights = [parameter.grad for parameter in watched.supernet.parameters()]
+        gradients.append([loss, *of_architecture, *of_weights])
+    settings, (weights, architecture) = Mixing(threshold=PLAIN.prune_threshold), watched.before
+    expected = sum(
+        F.cross_entropy(
+            reference_supernet(watched.net, weights, architecture, watched.images[part], settings),
+            watched.labels[part],
+        )
+        * (len(part) / 5)
+        for part in (batch[:3], batch[3:])
+    )
+    leaves = [*architecture.values(), *weights.values()]
+    wanted = [expected.detach(), *torch.autograd.grad(expected, leaves, allow_unused=True)]
+    for actual in gradients:
+        for number, (found, tensor) in enumerate(zip(actual, wanted, strict=True)):
+            if found is None or tensor is None:
+                assert found is None
+                assert tensor is None or not tensor.any()
+                continue
+            assert_close(found, tensor.to(found.dtype), f"gradient {number}")
+
+
 # --- Testing --------------------------------------------------------------------------------------------------------
 
 
@@ -373,14 +519,18 @@ def inductive(split_num: int = 3) -> Watched:
 @pytest.mark.parametrize("split_num", [1, 3])
 def test_inductive_statistics_are_the_cumulative_average_over_one_pass_of_the_support_set(split_num):
     watched = inductive(split_num)
-    inputs, outputs = {}, {}
-
-    def note(name, norm, x, output):
-        (inputs if norm.training else outputs).setdefault(name, []).append((x, output))
-
+    inputs, outputs, given = {}, {}, {}
     norms = {name: m for name, m in watched.supernet.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+    def note_input(norm, args, name):
+        given[name] = args[0].clone()  # BN overwrites it
+
+    def note_output(norm, args, output, name):
+        (inputs if norm.training else outputs).setdefault(name, []).append((given.pop(name), output.clone()))
+
     for name, norm in norms.items():
-        norm.register_forward_hook(lambda norm, args, output, name=name: note(name, norm, args[0], output))
+        norm.register_forward_pre_hook(partial(note_input, name=name))
+        norm.register_forward_hook(partial(note_output, name=name))
     images, labels = queries(3)
     for _ in range(2):  # a second time from the start, not on top of the first
         inputs.clear()
@@ -404,6 +554,42 @@ def test_inductive_statistics_are_the_cumulative_average_over_one_pass_of_the_su
             if norm.affine:
                 expected = expected * norm.weight.view(column) + norm.bias.view(column)
             torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("split_num", [1, 4])
+def test_average_of_batch_statistics_is_that_of_torch(split_num):
+    """nn.BatchNorm2d's own cumulative average, over the same micro-batches."""
+    watched = Watched(replace(PLAIN, transductive=False, split_num=split_num)).adapt()
+    norms = [norm for norm in watched.supernet.modules() if isinstance(norm, nn.BatchNorm2d)]
+    references = [nn.BatchNorm2d(norm.num_features, momentum=None, affine=False).double() for norm in norms]
+
+    def feed(reference, norm, args) -> None:
+        reference(args[0].clone())
+
+    for norm, reference in zip(norms, references, strict=True):
+        norm.register_forward_pre_hook(partial(feed, reference))
+    with torch.no_grad():
+        watched.search.average_batch_statistics(watched.images, watched.search.mixtures())
+    run = 0
+    for norm, reference in zip(norms, references, strict=True):
+        assert norm.num_batches_tracked == reference.num_batches_tracked
+        run += bool(norm.num_batches_tracked)
+        torch.testing.assert_close(norm.running_mean, reference.running_mean, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(norm.running_var, reference.running_var, rtol=1e-10, atol=1e-12)
+    assert run > 10
+
+
+@pytest.mark.parametrize("transductive", [True, False])
+def test_testing_is_the_same_whatever_the_schedule_of_adapting(transductive):
+    results = []
+    for schedule in (ORDINARY, *STEP_BY_STEP):
+        watched = Watched(replace(PLAIN, transductive=transductive, split_num=2, schedule=schedule)).adapt()
+        result = watched.search.classify(*queries(9), watched.images)
+        results.append((result.accuracy, result.loss, torch.cat(watched.logits[-9 if not transductive else -2 :])))
+    for accuracy, loss, logits in results[1:]:
+        assert accuracy == results[0][0]
+        assert loss == pytest.approx(results[0][1], rel=1e-8)
+        assert_close(logits, results[0][2], "logits")
 
 
 def test_inductive_logits_do_not_depend_on_the_other_queries():
