@@ -16,9 +16,10 @@ import torch
 from search_space.build import build_supernet, load_meta_cell
 from search_space.evaluation import mean_and_ci95, search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, preset
-from search_space.task_search import batches, chunk_count
+from search_space.memory_plan import TaskSize, options, plan, predict
+from search_space.task_search import FASTEST, LEANEST, ORDINARY, batches, chunk_count
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
-from utils.cli import ArgumentParser, run, switch, whole
+from utils.cli import ArgumentParser, real, run, switch, whole
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.files import file_digest, write_json
@@ -56,8 +57,37 @@ def parse_args():
         "--beta_sampling", type=switch, default=1, help="onnas: 1 gives gradient to one edge pair a node, 0 to all"
     )
     group.add_argument("--batch_size", type=whole(2), help="images of a batch (default: the preset's)")
-    group.add_argument("--split_num", type=whole(1), default=1, help="micro-batches of a batch, gradients accumulated")
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--split_num",
+        type=whole(1),
+        help="micro-batches of a batch, gradients accumulated (default: 1, or the budget's)",
+    )
+    group.add_argument(
+        "--step_by_step",
+        type=switch,
+        default=1,
+        help="1: back-propagation a cell and a candidate at a time; 0: all at once. The gradient is the same",
+    )
+    group.add_argument(
+        "--schedule",
+        choices=(FASTEST, LEANEST),
+        help="step by step: fastest keeps each cell's two inputs, leanest computes them again "
+        "(default: fastest, or the budget's)",
+    )
+    group.add_argument(
+        "--memory_budget",
+        type=real(1),
+        metavar="MIB",
+        help="choose the fastest schedule and the largest micro-batch whose tensors stay within MIB; "
+        "--schedule and --split_num, where given, stay as they are",
+    )
+    group.add_argument(
+        "--dry_run", action="store_true", help="print the memory that the search would take, and its parts, and exit"
+    )
     args = parser.parse_args()
+    if args.schedule and not args.step_by_step:
+        parser.error("argument --schedule: goes with --step_by_step 1, not 0")
     values = preset(args)
     args.batch_size = args.batch_size or values["test_batch_size"]
     args.w_lr = values["w_lr"] if args.w_lr is None else args.w_lr
@@ -79,11 +109,43 @@ def check_agreement(args, settings):
         )
 
 
+def choose_settings(args, network):
+    """The search's settings, within the memory budget if there is one, and the prediction of its memory, if asked."""
+    selection = {}
+    if args.search == "onnas":
+        selection = {
+            "sampleno": args.sampleno,
+            "alpha_expect": bool(args.alpha_expect),
+            "beta_sampling": bool(args.beta_sampling),
+        }
+    schedules = (args.schedule,) if args.schedule else (FASTEST, LEANEST)
+    if not args.step_by_step:
+        schedules = (ORDINARY,)
+    settings = evaluation_settings(
+        args, args.batch_size, split_num=args.split_num or 1, schedule=schedules[0], **selection
+    )
+    task = TaskSize(args.n, args.k, args.q, INPUT_SHAPES[args.dataset])
+    if args.memory_budget is not None:
+        choices = options(task, settings, schedules, args.split_num)
+        return plan(network, task, choices, args.memory_budget)
+    return settings, predict(network, task, settings) if args.dry_run else None
+
+
 def main():
     args = parse_args()
     device = choose_device(args.device)
     meta_cell = load_meta_cell(args.meta_cell)
     check_agreement(args, meta_cell.settings)
+    settings, prediction = choose_settings(args, meta_cell.settings)
+    if prediction is not None:
+        print(prediction.as_text(settings))
+    if args.dry_run:
+        return
+    asked, args.split_num, args.schedule = args.split_num or 1, settings.split_num, settings.schedule
+    sizes = [len(batch) for batch in batches(torch.arange(args.n * args.k), args.batch_size)]
+    chunk_number = min(chunk_count(size, asked) for size in sizes)
+    if chunk_number < asked:
+        print(f"--split_num {asked} would leave single images: the smallest batch is split in {chunk_number}.")
     tasks = few_shot_tasks(
         args.dataset,
         "test",
@@ -96,19 +158,6 @@ def main():
         download=args.download,
     )
     supernet, architecture = build_supernet(meta_cell.settings, args.n, args.seed, device)
-    selection = {}
-    if args.search == "onnas":
-        selection = {
-            "sampleno": args.sampleno,
-            "alpha_expect": bool(args.alpha_expect),
-            "beta_sampling": bool(args.beta_sampling),
-        }
-    settings = evaluation_settings(args, args.batch_size, split_num=args.split_num, **selection)
-
-    sizes = [len(batch) for batch in batches(torch.arange(args.n * args.k), args.batch_size)]
-    chunk_number = min(chunk_count(size, args.split_num) for size in sizes)
-    if chunk_number < args.split_num:
-        print(f"--split_num {args.split_num} would leave single images: the smallest batch is split in {chunk_number}.")
 
     # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
     flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
@@ -125,6 +174,7 @@ def main():
         progress.set_postfix(accuracy=f"{fmean(row['accuracy'] for row in rows):.4f}", refresh=False)
 
     accuracy, ci95 = mean_and_ci95([row["accuracy"] for row in rows])
+    heaviest = max(rows, key=lambda row: row["peak_memory_mib"])
     genotypes = Counter(json.dumps(row["genotype"]) for row in rows)
     write_json(
         args.path / "results.json",
@@ -141,7 +191,8 @@ def main():
             "accuracy_before": fmean(row["accuracy_before"] for row in rows),
             "seconds_per_task": fmean(row["seconds"] for row in rows),
             "seconds_per_step": median(row["seconds_per_step"] for row in rows),
-            "peak_memory_mib": max(row["peak_memory_mib"] for row in rows),
+            "peak_memory_mib": heaviest["peak_memory_mib"],
+            "peak_memory_breakdown_mib": heaviest["peak_memory_breakdown_mib"],
             "peak_memory_test_mib": max(row["peak_memory_test_mib"] for row in rows),
             "supernet_parameters": sum(parameter.numel() for parameter in supernet.parameters()),
             "supernet_storage_mib": meta_cell.separate(supernet).parameter_bytes() / MIB,
@@ -155,4 +206,9 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "onnas.py", "--resume goes on after the last whole task.")
+    run(
+        main,
+        "onnas.py",
+        "--resume goes on after the last whole task.",
+        less_memory="--step_by_step 1, a larger --split_num or --memory_budget MIB needs less",
+    )

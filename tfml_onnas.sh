@@ -24,6 +24,7 @@ flags=(
     --alpha_expect 1                    # chosen by their expected final value
     --beta_sampling 1                   # one edge pair a node, chosen in the same way
     --split_num 5                       # micro-batches of a batch, gradients accumulated
+    --step_by_step 1                    # back-propagation a cell and a candidate at a time
     --seed 21                           # of every random draw
 )
 exec "$python" onnas.py "${flags[@]}" "$@"

@@ -18,7 +18,8 @@ class TaskResult:
     """One task: accuracies are fractions, before and after adapting; loss is the queries', after, None if not finite.
 
     seconds: of the adaptation. seconds_per_step: median; a step is an architecture and a weight step on one batch.
-    peak_memory_mib, peak_memory_test_mib: of adapting and of testing.
+    peak_memory_mib, peak_memory_test_mib: of adapting and of testing; peak_memory_breakdown_mib: the former's parts, of
+        live tensor bytes by kind.
     """
 
     task: int
@@ -28,6 +29,7 @@ class TaskResult:
     seconds: float
     seconds_per_step: float
     peak_memory_mib: float
+    peak_memory_breakdown_mib: dict[str, float]
     peak_memory_test_mib: float
     genotype: dict
 
@@ -55,10 +57,10 @@ def search_task(
     search = TaskSearch(supernet, architecture, settings, seed, "test task", task)
     before = search.classify(query, query_labels, images)
     started = time.perf_counter()
-    with PeakMemory(device, [images, labels, *search.resident()]) as adapting:
+    with PeakMemory(device, search.resident(), [images, labels]) as adapting:
         search.adapt(images, labels)
     seconds = time.perf_counter() - started
-    with PeakMemory(device, [images, query, query_labels, *search.resident()]) as testing:
+    with PeakMemory(device, search.resident(), [images, query, query_labels]) as testing:
         after = search.classify(query, query_labels, images)
     return TaskResult(
         task,
@@ -68,6 +70,7 @@ def search_task(
         seconds,
         statistics.median(search.step_seconds),
         adapting.mib,
+        adapting.breakdown_mib,
         testing.mib,
         read_genotype(architecture, supernet.settings.primitives),
     )

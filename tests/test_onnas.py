@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import shutil
 import signal
 import sys
@@ -15,13 +16,18 @@ import torch
 
 import onnas
 from tests.conftest import contents, fill, rows, wait_for
+from utils.memory import KINDS
 
 TIMES = ("seconds", "seconds_per_step")
 # What results.json needs of every task, so that a run that was resumed can still say it, is in tasks.jsonl as well.
-TASK_KEYS = {"task", "accuracy", "accuracy_before", "loss", "peak_memory_mib", "peak_memory_test_mib", "genotype"}
+TASK_KEYS = {
+    *("task", "accuracy", "accuracy_before", "loss", "genotype"),
+    *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib"),
+}
 RESULT_KEYS = {
     *("task", "dataset", "search", "ways", "shots", "queries", "tasks", "accuracy", "accuracy_ci95"),
-    *("accuracy_before", "seconds_per_task", "seconds_per_step", "peak_memory_mib", "peak_memory_test_mib"),
+    *("accuracy_before", "seconds_per_task", "seconds_per_step"),
+    *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib"),
     *("supernet_parameters", "supernet_storage_mib", "meta_cell_storage_mib", "genotype", "settings"),
 }
 TASKS = 5
@@ -61,6 +67,8 @@ def test_tasks(searched):
         assert 0 <= row["accuracy"] <= 1
         assert 0 <= row["accuracy_before"] <= 1
         assert set(row["genotype"]) >= {"normal", "reduce"}
+        assert tuple(row["peak_memory_breakdown_mib"]) == KINDS
+        assert sum(row["peak_memory_breakdown_mib"].values()) == pytest.approx(row["peak_memory_mib"], rel=1e-9)
     assert len({row["accuracy_before"] for row in tasks}) > 1
 
 
@@ -73,6 +81,8 @@ def test_results_sum_up_the_tasks(searched):
     for key in ("accuracy", "accuracy_before"):
         assert results[key] == pytest.approx(sum(row[key] for row in tasks) / TASKS)
     assert results["peak_memory_mib"] == max(row["peak_memory_mib"] for row in tasks)
+    heaviest = max(tasks, key=lambda row: row["peak_memory_mib"])
+    assert results["peak_memory_breakdown_mib"] == heaviest["peak_memory_breakdown_mib"]
     assert results["genotype"] in [row["genotype"] for row in tasks]
     assert results["settings"] == json.loads((searched / "args.json").read_text())
     assert 0.4 < results["meta_cell_storage_mib"] / results["supernet_storage_mib"] < 0.6  # two cells
@@ -168,6 +178,125 @@ def test_interrupted_by_the_keyboard(scripts, trained, searched, tmp_path):
     assert_same_run(path, searched)
 
 
+# --- Memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deep(scripts, tmp_path_factory) -> Path:
+    """The untrained meta-cell of a net deep enough for the schedules to differ."""
+    path = tmp_path_factory.mktemp("deep") / "run"
+    scripts.tfml(path, "--meta_epochs", 0, "--layers", 4, "--reduction_layers", 3, "--init_channels", 8).succeeded()
+    return path / "meta_cell.pt"
+
+
+@pytest.fixture(scope="module")
+def smallest_budget(scripts, deep, tmp_path_factory) -> float:
+    """What the refusal of a budget that is too small names."""
+    path = tmp_path_factory.mktemp("refused") / "run"
+    complaint = scripts.onnas(deep, path, "--memory_budget", 1).complaint()
+    assert not path.exists()
+    assert complaint.startswith("onnas.py: error: --memory_budget 1 MiB is too little")
+    return float(re.search(r"the smallest that would do is ([0-9.]+) MiB", complaint).group(1))
+
+
+def test_dry_run_says_the_memory_and_does_nothing(scripts, trained, tmp_path):
+    flags = ("--dry_run", "--dataset", "omniglot", "--data_path", tmp_path / "nowhere")
+    finished = scripts.onnas(trained / "meta_cell.pt", tmp_path / "run", *flags).succeeded()
+    assert list(tmp_path.iterdir()) == []
+    (line,) = finished.stdout.splitlines()
+    assert finished.stderr == ""
+    assert line.startswith("fastest schedule, --split_num 1: ")
+    number = r"([0-9]+\.[0-9])"
+    parts = ", ".join(f"{kind} {number}" for kind in KINDS)
+    found = re.search(rf"{number} MiB adapting \({parts}\), {number} MiB testing$", line)
+    adapting, *of_adapting, testing = map(float, found.groups())
+    assert sum(of_adapting) == pytest.approx(adapting, abs=0.05 * (len(KINDS) + 1))
+    assert adapting > testing > 0
+
+
+def test_dry_run_of_an_earlier_run_leaves_it_alone(scripts, trained, searched, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(searched, path)
+    before = contents(path)
+    for flags in (("--resume",), ("--schedule", "leanest", "--split_num", 2)):
+        finished = scripts.onnas(trained / "meta_cell.pt", path, "--dry_run", *flags).succeeded()
+        assert ("leanest schedule, --split_num 2:" in finished.stdout) == ("leanest" in flags)
+    assert contents(path) == before
+
+
+def test_dry_run_says_what_a_run_takes(scripts, trained, searched):
+    finished = scripts.onnas(trained / "meta_cell.pt", searched, "--dry_run").succeeded()
+    results = json.loads((searched / "results.json").read_text())
+    predicted = [
+        float(re.search(rf"([0-9.]+) MiB {part}", finished.stdout).group(1)) for part in ("adapting", "testing")
+    ]
+    measured = [results["peak_memory_mib"], results["peak_memory_test_mib"]]
+    assert predicted == pytest.approx(measured, rel=0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("share", [1.0, 1.4, 10])
+def test_run_stays_within_its_memory_budget(scripts, deep, smallest_budget, tmp_path, share):
+    budget, path = round(share * smallest_budget, 2), tmp_path / "run"
+    finished = scripts.onnas(deep, path, "--memory_budget", budget, "--eval_epochs", 1).succeeded()
+    results = json.loads((path / "results.json").read_text())
+    assert max(results["peak_memory_mib"], results["peak_memory_test_mib"]) <= budget
+    schedule, split_num = (results["settings"][name] for name in ("schedule", "split_num"))
+    assert f"{schedule} schedule, --split_num {split_num}:" in finished.stdout.splitlines()[0]
+    assert results["settings"]["memory_budget"] == budget
+    if share == 1.0:
+        assert split_num == 2  # of three images each
+    if share == 10:
+        assert (schedule, split_num) == ("fastest", 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--split_num 3", "fastest schedule, --split_num 3:"),
+        ("--schedule leanest", "leanest schedule, --split_num 1:"),
+        ("--step_by_step 0", "ordinary schedule, --split_num 1:"),
+    ],
+)
+def test_budget_leaves_the_flags_that_are_given(scripts, deep, tmp_path, flags, expected):
+    finished = scripts.onnas(deep, tmp_path / "run", "--dry_run", "--memory_budget", 100, *flags.split()).succeeded()
+    assert finished.stdout.startswith(expected)
+
+
+def test_schedules_find_the_same_in_less_and_less_memory(scripts, deep, tmp_path):
+    tasks, peaks = [], []
+    for flags in (("--step_by_step", 0), ("--step_by_step", 1), ("--step_by_step", 1, "--schedule", "leanest")):
+        path = tmp_path / str(len(tasks))
+        scripts.onnas(deep, path, *flags).succeeded()
+        tasks.append(rows(path / "tasks.jsonl"))
+        results = json.loads((path / "results.json").read_text())
+        peaks.append(results["peak_memory_mib"])
+        assert results["settings"]["schedule"] == ("ordinary", "fastest", "leanest")[len(tasks) - 1]
+        assert results["settings"]["split_num"] == 1
+    for key in ("accuracy", "accuracy_before", "genotype"):
+        assert [row[key] for row in tasks[1]] == [row[key] for row in tasks[0]]
+        assert [row[key] for row in tasks[2]] == [row[key] for row in tasks[0]]
+    for others in tasks[1:]:
+        assert [row["loss"] for row in others] == pytest.approx([row["loss"] for row in tasks[0]], rel=1e-3)
+    assert peaks[0] > peaks[1] > peaks[2]
+
+
+def test_run_with_a_budget_is_resumed(scripts, deep, smallest_budget, tmp_path):
+    flags = ("--memory_budget", smallest_budget, "--schedule", "leanest")
+    path = tmp_path / "run"
+    scripts.onnas(deep, path, *flags, "--eval_epochs", 1).succeeded()
+    before = contents(path)
+    other = ("--memory_budget", smallest_budget + 0.01)  # it may well choose the same, but was asked for another
+    complaint = scripts.onnas(deep, path, *flags, *other, "--eval_epochs", 2, "--resume").complaint()
+    assert "--memory_budget" in complaint
+    assert contents(path) == before
+    scripts.onnas(deep, path, *flags, "--eval_epochs", 2, "--resume").succeeded()
+    # What was chosen, by name.
+    settings = json.loads((path / "args.json").read_text())
+    by_name = ("--schedule", settings["schedule"], "--split_num", settings["split_num"])
+    scripts.onnas(deep, tmp_path / "whole", *by_name).succeeded()
+    assert_same_run(path, tmp_path / "whole")
+
+
 # --- Presets --------------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +327,12 @@ MISTAKES = {
     "--sampleno 0": "--sampleno",
     "--alpha_lr nan": "--alpha_lr",
     "--split_num 0": "--split_num",
+    "--schedule ordinary": "--schedule",
+    "--step_by_step 0 --schedule leanest": "--schedule",
+    "--step_by_step 2": "--step_by_step",
+    "--memory_budget 0": "--memory_budget",
+    "--memory_budget much": "--memory_budget",
+    "--n 1000000000000 --dry_run": "--n",
     "--batch_size 1": "--batch_size",
     "--init_channels 16": "--init_channels",
     "--layers 3": "--layers",

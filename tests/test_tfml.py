@@ -508,7 +508,7 @@ def test_fold_that_diverges_leaves_no_meta_cell_that_cannot_be_read(scripts, tmp
 
 def test_test_task_that_diverges_does_not_end_the_training(monkeypatch):
     """Its loss is None then: hours of training are not to be lost by it, and NaN is not JSON."""
-    results = iter([TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, 1.0, {}) for n, loss in enumerate((1.0, None))])
+    results = iter([TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, {}, 1.0, {}) for n, loss in enumerate((1.0, None))])
     monkeypatch.setattr(tfml, "search_task", lambda *_: next(results))
     metrics = tfml.meta_test(None, None, None, None, 0, loader=[None, None])
     assert (metrics["test_accuracy"], metrics["test_accuracy_ci95"]) == (0.5, 0)

@@ -63,7 +63,7 @@ def test_peak_memory_is_that_of_the_whole_adaptation():
     search = TaskSearch(supernet, architecture, settings, 5, "test task", 0)
     images, labels = (tensor[0] for tensor in task["support"])
     tensors = [tensor for module in (supernet, architecture) for tensor in (*module.parameters(), *module.buffers())]
-    with PeakMemory(torch.device("cpu"), [images, labels, *tensors]) as whole:
+    with PeakMemory(torch.device("cpu"), tensors, [images, labels]) as whole:
         search.adapt(images, labels)
     assert peak == pytest.approx(whole.mib, rel=0.01)
 

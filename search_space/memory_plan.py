@@ -1,0 +1,209 @@
+"""How much memory a search will take, worked out before any real step, and the fastest way that fits a budget.
+
+A step is run on tensors without storage (PyTorch's FakeTensorMode), under the same meter as a real one.
+"""
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models.search_cell import Mixture
+from models.supernet import Supernet, SupernetSettings
+from search_space.adam import MomentumFreeAdam
+from search_space.architecture import EVERYTHING, Architecture, Choice
+from search_space.build import build_supernet
+from search_space.selection import EXPLORE, HISTORY, Selector
+from search_space.task_search import SearchSettings, TaskSearch, batches, chunk_count, query_batches
+from utils.errors import InputError
+from utils.memory import MIB, LiveTensorBytes
+
+SMALLEST_CHUNK = 3  # images: BN's statistics of fewer are too poor to plan with
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """What a task holds: ``ways`` classes of ``shots`` support and ``queries`` query images of ``shape`` (C, H, W)."""
+
+    ways: int
+    shots: int
+    queries: int
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Peaks of live tensor bytes, in MiB, of adapting and of testing; the first one's parts by kind."""
+
+    adapting_mib: float
+    testing_mib: float
+    breakdown_mib: dict[str, float]
+
+    @property
+    def peak_mib(self) -> float:
+        return max(self.adapting_mib, self.testing_mib)
+
+    def as_text(self, settings: SearchSettings) -> str:
+        parts = ", ".join(f"{kind} {size:.1f}" for kind, size in self.breakdown_mib.items())
+        return (
+            f"{settings.schedule} schedule, --split_num {settings.split_num}: predicted peak of live tensors "
+            f"{self.adapting_mib:.1f} MiB adapting ({parts}), {self.testing_mib:.1f} MiB testing"
+        )
+
+
+def largest_chunk(task: TaskSize, settings: SearchSettings) -> int:
+    """Images of the largest micro-batch."""
+    sizes = [len(batch) for batch in batches(torch.arange(task.ways * task.shots), settings.batch_size)]
+    return max(math.ceil(size / chunk_count(size, settings.split_num, settings.smallest_chunk)) for size in sizes)
+
+
+class _PlannedSearch(TaskSearch):
+    """A task's search on tensors without storage. Alpha has no values there, so what gets gradient is given."""
+
+    planned: dict[str, Mixture]
+
+    def mixtures(self, choice: Choice = EVERYTHING, noise=None) -> dict[str, Mixture]:
+        return {
+            cell_type: replace(
+                mixture,
+                coefficients=torch.zeros(mixture.coefficients.shape, requires_grad=torch.is_grad_enabled()),
+            )
+            for cell_type, mixture in self.planned.items()
+        }
+
+
+def predict(network: SupernetSettings, task: TaskSize, settings: SearchSettings) -> Prediction:
+    """The peaks of one task: the heaviest step that it is likely to have, and its testing."""
+    supernet, architecture = build_supernet(network, task.ways, seed=0)
+    drawn = [
+        architecture.mixtures(settings.normalizer.annealed(0, 1), 0.0, choice)
+        for choice in _likely_choices(architecture, task, settings)
+    ]
+    trained = [_trained_parameters(supernet, mixtures) for mixtures in drawn]
+    with_gradient = max(trained, key=lambda names: sum(supernet.get_parameter(name).numel() for name in names))
+    with_state = set().union(*trained)
+    chunk = largest_chunk(task, settings)
+    search = _PlannedSearch(supernet, architecture, replace(settings, batch_size=chunk, split_num=1), 0, "plan", 0)
+    search.planned = drawn[trained.index(with_gradient)]
+    query_batch = max(map(len, query_batches(torch.arange(task.ways * task.queries) % task.ways, settings.batch_size)))
+
+    storageless = FakeTensorMode()
+    _take_storage(supernet, storageless)
+    with storageless:
+        images, labels = _images(task.ways * task.shots, task.shape)
+        optimizer = MomentumFreeAdam(supernet.parameters(), settings.w_lr)
+        _give_gradients(supernet, with_state)
+        optimizer.step()
+        optimizer.zero_grad()
+        states = [tensor for state in optimizer.state.values() for tensor in state.values()]
+        with LiveTensorBytes(search.resident(), [images, labels, *states]) as adapting:
+            if settings.architecture_epochs > 0:
+                search.architecture_gradient(images, labels, torch.arange(chunk), EVERYTHING, None)
+            if chunk < min(settings.batch_size, len(labels)):
+                _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
+            search.weight_gradient(images, labels, torch.arange(chunk), EVERYTHING, None)
+            optimizer.step()
+            optimizer.zero_grad()
+        del optimizer, states
+        queries, query_labels = _images(task.ways * task.queries, task.shape)
+        with torch.no_grad(), LiveTensorBytes(search.resident(), [images, queries, query_labels]) as testing:
+            mixtures = search.mixtures()
+            if not settings.transductive:
+                search.average_batch_statistics(images[:chunk], mixtures)
+                query_batch = 1
+            supernet.train(settings.transductive)
+            supernet(queries[torch.arange(query_batch)], mixtures)
+    breakdown = {kind: size / MIB for kind, size in adapting.breakdown().items()}
+    return Prediction(adapting.peak / MIB, testing.peak / MIB, breakdown)
+
+
+def options(
+    task: TaskSize, settings: SearchSettings, schedules: tuple[str, ...], split_num: int | None
+) -> list[list[SearchSettings]]:
+    """The ways a search can be run: for each schedule from the largest micro-batch to one of three images.
+
+    Args:
+        schedules: from the fastest.
+        split_num: leaves no choice of the micro-batch; None: any.
+    """
+    if split_num is not None:
+        return [[replace(settings, schedule=schedule)] for schedule in schedules]
+    by_chunk = {}
+    for split_num in range(1, max(1, settings.batch_size // SMALLEST_CHUNK) + 1):
+        way = replace(settings, split_num=split_num, smallest_chunk=SMALLEST_CHUNK)
+        by_chunk.setdefault(largest_chunk(task, way), way)
+    return [[replace(way, schedule=schedule) for way in by_chunk.values()] for schedule in schedules]
+
+
+def plan(
+    network: SupernetSettings, task: TaskSize, ways: list[list[SearchSettings]], budget_mib: float
+) -> tuple[SearchSettings, Prediction]:
+    """The first way to run a search, of :func:`options`, that fits the budget.
+
+    Raises:
+        InputError: none does; the message names the smallest budget that would do.
+    """
+    predictions: dict[SearchSettings, Prediction] = {}
+
+    def fits(way: SearchSettings) -> bool:
+        if way not in predictions:
+            predictions[way] = predict(network, task, way)
+        return predictions[way].peak_mib <= budget_mib
+
+    for of_schedule in ways:
+        if fits(of_schedule[-1]):
+            way = of_schedule[bisect_left(of_schedule, True, key=fits)]
+            return way, predictions[way]
+    least = min(predictions.values(), key=lambda prediction: prediction.peak_mib)
+    remedy = ""
+    if least.testing_mib > least.adapting_mib and any(way.transductive for way in predictions):
+        remedy = f", for testing; adapting takes {least.adapting_mib:.1f}, and --transductive 0 tests image by image"
+    raise InputError(
+        f"--memory_budget {budget_mib:g} MiB is too little: the smallest that would do is "
+        f"{math.ceil(10 * least.peak_mib) / 10:g} MiB{remedy}."
+    )
+
+
+def _likely_choices(architecture: Architecture, task: TaskSize, settings: SearchSettings) -> list[Choice]:
+    """As many uniform draws as a task's selection is likely to make different choices."""
+    if settings.sampleno is None and not settings.beta_sampling:
+        return [EVERYTHING]
+    number = settings.epochs * len(batches(torch.arange(task.ways * task.shots), settings.batch_size))
+    if settings.alpha_expect and number > HISTORY:
+        # Then it stays with the best, but for the share that explores.
+        number = HISTORY + 1 + math.ceil(EXPLORE * (number - HISTORY))
+    generator = torch.Generator().manual_seed(0)
+    selector = Selector(architecture, settings.sampleno, False, settings.beta_sampling, generator)
+    return [selector.choose(settings.normalizer.annealed(0, 1), 0.0, number) for _ in range(number)]
+
+
+def _trained_parameters(supernet: Supernet, mixtures: dict[str, Mixture]) -> set[str]:
+    """The names of those that get a gradient."""
+    names = {name for name, _ in supernet.named_parameters() if ".to_node." not in name}
+    name_of = {id(parameter): name for name, parameter in supernet.named_parameters()}
+    for layer, cell in enumerate(supernet.cells):
+        mixture = mixtures[supernet.settings.cell_type(layer)]
+        runs = (run for source in cell.sources for run in source.runs(mixture) if run.trained_edges(mixture))
+        names |= {name_of[id(parameter)] for run in runs for parameter in run.operation.parameters()}
+    return names
+
+
+def _take_storage(module: nn.Module, storageless: FakeTensorMode) -> None:
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(storageless.from_tensor(parameter.detach())))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, storageless.from_tensor(buffer))
+
+
+def _give_gradients(supernet: Supernet, names: set[str]) -> None:
+    for name, parameter in supernet.named_parameters():
+        if name in names:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _images(number: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty(number, *shape), torch.empty(number, dtype=torch.long)
