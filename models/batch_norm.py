@@ -20,7 +20,7 @@ def _pixel_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def channel_means(x: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W), channels last -> (C,). Over rows, then over columns: one sum over all pixels would be less exact."""
+    """(N, C, H, W), channels last -> (C,). Over rows, then over columns: one long sum would be less exact."""
     n, c, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).view(n * height, width * c)
     columns = rows.new_full((1, n * height), 1 / (n * height)) @ rows

@@ -374,8 +374,7 @@ def test_each_task_starts_with_fresh_optimizers():
 # --- Step by step ---------------------------------------------------------------------------------------------------
 
 CASES = {
-    "plain": {},
-    "not pruned": {"prune_threshold": 0.0},
+    "every candidate": {"prune_threshold": 0.0},
     "two candidates and one pair": {"sampleno": 2, "beta_sampling": True},
     "split": {"split_num": 3},
     "drop-path": {"drop_path_prob": 0.4},
