@@ -64,9 +64,9 @@ def add_task_flags(parser: ArgumentParser, datasets: tuple[str, ...]) -> None:
         default=1,
         help="Omniglot: 1 Vinyals' 1028/172/423 characters, 0 background/evaluation (964/659)",
     )
-    group.add_argument("--n", type=whole(2), default=5, help="ways: classes of a task")
-    group.add_argument("--k", type=whole(1), default=5, help="shots: support images a class of a test task")
-    group.add_argument("--q", type=whole(1), default=1, help="query images a class of a test task")
+    group.add_argument("--n", type=whole(2, 10_000), default=5, help="ways: classes of a task")
+    group.add_argument("--k", type=whole(1, 10_000), default=5, help="shots: support images a class of a test task")
+    group.add_argument("--q", type=whole(1, 10_000), default=1, help="query images a class of a test task")
     group.add_argument("--workers", type=whole(0), default=0, help="processes that load tasks beside the main one")
 
 

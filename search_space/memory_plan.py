@@ -17,7 +17,7 @@ from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.build import build_supernet
 from search_space.selection import EXPLORE, HISTORY, Selector
-from search_space.task_search import SearchSettings, TaskSearch, batches, chunk_count, query_batches
+from search_space.task_search import ORDINARY, SearchSettings, TaskSearch, batches, chunk_count, query_batches
 from utils.errors import InputError
 from utils.memory import MIB, LiveTensorBytes
 
@@ -83,11 +83,16 @@ def predict(network: SupernetSettings, task: TaskSize, settings: SearchSettings)
         for choice in _likely_choices(architecture, task, settings)
     ]
     trained = [_trained_parameters(supernet, mixtures) for mixtures in drawn]
-    with_gradient = max(trained, key=lambda names: sum(supernet.get_parameter(name).numel() for name in names))
     with_state = set().union(*trained)
+    if settings.schedule == ORDINARY:  # the activations of all chosen candidates are there at once: they decide
+        heaviest = max(range(len(drawn)), key=lambda number: _kept_activations(supernet, drawn[number]))
+    else:
+        sizes = [sum(supernet.get_parameter(name).numel() for name in names) for names in trained]
+        heaviest = sizes.index(max(sizes))
+    with_gradient = trained[heaviest]
     chunk = largest_chunk(task, settings)
     search = _PlannedSearch(supernet, architecture, replace(settings, batch_size=chunk, split_num=1), 0, "plan", 0)
-    search.planned = drawn[trained.index(with_gradient)]
+    search.planned = drawn[heaviest]
     query_batch = max(map(len, query_batches(torch.arange(task.ways * task.queries) % task.ways, settings.batch_size)))
 
     storageless = FakeTensorMode()
@@ -178,6 +183,26 @@ def _likely_choices(architecture: Architecture, task: TaskSize, settings: Search
     generator = torch.Generator().manual_seed(0)
     selector = Selector(architecture, settings.sampleno, False, settings.beta_sampling, generator)
     return [selector.choose(settings.normalizer.annealed(0, 1), 0.0, number) for _ in range(number)]
+
+
+def _kept_activations(supernet: Supernet, mixtures: dict[str, Mixture]) -> float:
+    """About what autograd keeps of the trained candidates, in states of the first cell's size.
+
+    A BN overwrites the convolution before it, so a convolution counts once, with or without one; a maximum keeps where
+    it was as well, in integers of twice the size.
+    """
+    total, area = 0.0, 1.0
+    for layer, cell in enumerate(supernet.cells):
+        mixture = mixtures[supernet.settings.cell_type(layer)]
+        area /= cell.stride**2
+        for source in cell.sources:
+            for run in source.runs(mixture):
+                if not run.trained_edges(mixture):
+                    continue
+                layers = list(run.operation.modules())
+                kept = sum(isinstance(part, (nn.Conv2d, nn.ReLU, nn.AvgPool2d)) for part in layers)
+                total += area * (kept + 3 * sum(isinstance(part, nn.MaxPool2d) for part in layers))
+    return total
 
 
 def _trained_parameters(supernet: Supernet, mixtures: dict[str, Mixture]) -> set[str]:
