@@ -31,23 +31,27 @@ def normalisation_gradient(
     gradient: torch.Tensor,
     output: torch.Tensor,
     scale: torch.Tensor,
+    of_batch: bool,
     mean: torch.Tensor | None = None,
     along: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The gradient of what was normalised by its own statistics: scale * (gradient - mean - output * along).
+    """The gradient of what was normalised: scale * (gradient - mean - output * along); by constants, scale * gradient.
 
     Args:
         gradient: that of ``output``; both (N, C, H, W), the latter with the channels last.
         scale: (C,), what the centred input was multiplied by.
-        mean, along: the :func:`channel_means` of ``gradient`` and of ``gradient * output``, where they are at hand.
+        of_batch: the statistics were those of the batch and not constants.
+        mean, along: (C,), the :func:`channel_means` of ``gradient`` and of ``gradient * output``, where they are at
+            hand.
     """
+    if not of_batch:
+        return gradient * scale[:, None, None]
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     mean = channel_means(gradient) if mean is None else mean
     along = channel_means(gradient * output) if along is None else along
-    shift, along = -mean * scale, -along * scale
-    per_channel = (vector[:, None, None] for vector in (shift, scale, along))
-    shift, scale, along = per_channel
-    return torch.addcmul(shift, gradient, scale).addcmul_(output, along)
+    shift, slope = -mean * scale, -along * scale
+    result = torch.addcmul(shift[:, None, None], gradient, scale[:, None, None])
+    return result.addcmul_(output, slope[:, None, None])
 
 
 class _Normalise(torch.autograd.Function):
@@ -63,9 +67,7 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         output, scale = ctx.saved_tensors
-        if not ctx.of_batch:
-            return gradient * scale[:, None, None], None, None
-        return normalisation_gradient(gradient, output, scale), None, None
+        return normalisation_gradient(gradient, output, scale, ctx.of_batch), None, None
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -106,12 +108,6 @@ class BatchNorm(nn.BatchNorm2d):
         scale = variance.add_(self.eps).rsqrt_()
         rows.mul_(scale)
         return scale
-
-    def gradient(self, gradient, output, scale, mean=None, along=None) -> torch.Tensor:
-        """The gradient in front of this BN, see :func:`normalisation_gradient`; by running statistics, scaled only."""
-        if not self.training:
-            return gradient * scale[:, None, None]
-        return normalisation_gradient(gradient, output, scale, mean, along)
 
     def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> None:
         self.num_batches_tracked.add_(1)

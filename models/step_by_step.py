@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.nn import functional as F
 
-from models.batch_norm import channel_means, frozen_statistics
-from models.search_cell import NEWER, Mixture, Run, convolve_states
-from models.supernet import Supernet, pooled
-
-STEM = -1  # its place before cell 0
+from models.batch_norm import channel_means, frozen_statistics, normalisation_gradient
+from models.search_cell import Mixture, Run, convolve_states
+from models.supernet import STEM, Supernet, pooled
 
 
 def step_by_step_backward(
@@ -123,7 +121,7 @@ class _Pass:
         """An input of a cell as (state, scale), kept or computed again."""
         if self.inputs[layer][side] is not None:
             return self.inputs[layer][side]
-        output = max(STEM, layer - (1 if side == NEWER else 2))
+        output = self.supernet.output_read_by(layer, side)
         states = self.nodes[output] if output > STEM else map(self._stem_state, range(self.supernet.settings.nodes))
         return self._read([(layer, side)], states)[0]
 
@@ -185,10 +183,11 @@ class _Pass:
                 continue
             state, scale = self._input(layer, index)
             # Below the first cells there are weights only.
-            wanted = self.of_weights or layer - (1 if index == NEWER else 2) > STEM
+            wanted = self.of_weights or self.supernet.output_read_by(layer, index) > STEM
             gradient = self._source_backward(layer, index, state, gradients, means, wanted)
             if gradient is not None:
-                self.input_gradients[layer][index] = cell.inputs[index].norm.gradient(gradient, state, scale)
+                of_batch = cell.inputs[index].norm.training
+                self.input_gradients[layer][index] = normalisation_gradient(gradient, state, scale, of_batch)
             self.inputs[layer][index] = None
 
     def _source_backward(
@@ -259,7 +258,9 @@ class _Pass:
             weight, arriving = terms.pop()
             if keep is None and norm is not None:
                 mean = means[node] = means[node] if node in means else channel_means(arriving)
-        # Without a BN (the skip), a new tensor all the same: the caller adds to what it gets.
-        of_body = arriving * weight if norm is None else norm.gradient(arriving, output, scale * weight, mean, along)
+        if norm is None:  # the skip; a new tensor all the same, as the caller adds to what it gets
+            of_body = arriving * weight
+        else:
+            of_body = normalisation_gradient(arriving, output, scale * weight, norm.training, mean, along)
         body.backward(of_body, inputs=[x, *parameters] if x.requires_grad else parameters)
         return x.grad

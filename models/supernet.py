@@ -10,6 +10,7 @@ from models.operations import OPERATIONS
 from models.search_cell import NEWER, OLDER, Mixture, SearchCell, convolve_states, edge_list
 from utils.errors import InputError
 
+STEM = -1  # its place before cell 0
 NORMAL, REDUCTION = CELL_TYPES = ("normal", "reduction")
 
 
@@ -117,12 +118,14 @@ class Supernet(nn.Module):
         output = self.stem(images.contiguous(memory_format=torch.channels_last))
         return output.split(self.settings.init_channels, dim=1)
 
+    def output_read_by(self, layer: int, side: int) -> int:
+        """The cell whose output is cell ``layer``'s OLDER or NEWER input; the first cells read the STEM's."""
+        return max(STEM, layer - (1 if side == NEWER else 2))
+
     def readers(self, layer: int) -> list[tuple[int, int]]:
-        """Which cells' inputs read the output of cell ``layer`` (-1: the stem), as (cell, OLDER or NEWER)."""
-        readers = [(layer + 1, NEWER), (layer + 2, OLDER)]
-        if layer < 0:
-            readers.insert(0, (0, OLDER))
-        return [(cell, side) for cell, side in readers if cell < len(self.cells)]
+        """The inputs that read the output of cell ``layer`` (or of the STEM), as (cell, OLDER or NEWER)."""
+        inputs = [(cell, side) for cell in range(len(self.cells)) for side in (OLDER, NEWER)]
+        return [(cell, side) for cell, side in inputs if self.output_read_by(cell, side) == layer]
 
     def draw_drop_path(self, images: int, probability: float, generator: torch.Generator) -> torch.Tensor:
         """Factors for :meth:`forward`, (layers, E, k, images): 0 with ``probability``, else 1 / (1 - probability).

@@ -36,21 +36,28 @@ class TaskSize:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Peaks of live tensor bytes, in MiB, of adapting and of testing; the first one's parts by kind."""
+    """Peaks of live tensor bytes, in MiB, of adapting and of testing.
+
+    breakdown_mib: adapting's parts by kind. largest: the line that holds most of it, beside parameters, and its MiB.
+    """
 
     adapting_mib: float
     testing_mib: float
     breakdown_mib: dict[str, float]
+    largest: tuple[str, float]
 
     @property
     def peak_mib(self) -> float:
         return max(self.adapting_mib, self.testing_mib)
 
     def as_text(self, settings: SearchSettings) -> str:
+        """One paragraph for the user, of a search with these settings."""
+        line, size = self.largest
         parts = ", ".join(f"{kind} {size:.1f}" for kind, size in self.breakdown_mib.items())
         return (
             f"{settings.schedule} schedule, --split_num {settings.split_num}: predicted peak of live tensors "
-            f"{self.adapting_mib:.1f} MiB adapting ({parts}), {self.testing_mib:.1f} MiB testing"
+            f"{self.adapting_mib:.1f} MiB adapting ({parts}; the most, {size:.1f}, held by {line}), "
+            f"{self.testing_mib:.1f} MiB testing"
         )
 
 
@@ -122,7 +129,8 @@ def predict(network: SupernetSettings, task: TaskSize, settings: SearchSettings)
             supernet.train(settings.transductive)
             supernet(queries[torch.arange(query_batch)], mixtures)
     breakdown = {kind: size / MIB for kind, size in adapting.breakdown().items()}
-    return Prediction(adapting.peak / MIB, testing.peak / MIB, breakdown)
+    line, size = adapting.largest()
+    return Prediction(adapting.peak / MIB, testing.peak / MIB, breakdown, (line, size / MIB))
 
 
 def options(

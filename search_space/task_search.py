@@ -19,7 +19,7 @@ from utils.draws import torch_generator
 ALPHA_WEIGHT_DECAY = 1e-3
 # How gradients are taken, the fastest first. ORDINARY: one backward pass over everything that autograd kept; the other
 # two: step by step, see models/step_by_step.py.
-ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
+ORDINARY, FASTEST, LEANEST = ("ordinary", "fastest", "leanest")
 Noise = dict[str, torch.Tensor] | None
 
 
@@ -33,7 +33,7 @@ class SearchSettings:
         smallest_chunk images at least. A single one is never enough: BN would leave nothing of it.
     sampleno: candidates per edge that get gradient, None: all; alpha_expect: chosen by expectation.
     beta_sampling: one edge pair per node gets gradient.
-    schedule: one of SCHEDULES; the gradient is the same, time and memory are not.
+    schedule: ORDINARY, FASTEST or LEANEST; the gradient is the same, time and memory are not.
     drop_path_prob: for meta-training only.
     transductive: a query batch is normalised by its own statistics.
     """

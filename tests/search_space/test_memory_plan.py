@@ -179,7 +179,7 @@ def table(monkeypatch) -> SimpleNamespace:
 
     def made_up(network, task, way) -> Prediction:
         asked.append(way)
-        return Prediction(peak(way), 1.0, {"activations": peak(way)})
+        return Prediction(peak(way), 1.0, {"activations": peak(way)}, ("", 0.0))
 
     monkeypatch.setattr(memory_plan, "predict", made_up)
     return SimpleNamespace(task=task, ways=ways, peak=peak, asked=asked)
