@@ -14,7 +14,7 @@ from statistics import fmean
 from torch.utils.tensorboard import SummaryWriter
 
 from models.meta_cell import MetaCell, first_fold, second_fold
-from models.supernet import SupernetSettings
+from models.supernet import EDGES, PAIRS, SupernetSettings
 from search_space.build import build_supernet, check_meta_cell
 from search_space.evaluation import mean_and_ci95, search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
@@ -70,6 +70,12 @@ def parse_args():
     group.add_argument("--nodes", type=whole(1), default=3, help="nodes of a cell")
     group.add_argument(
         "--reduction_layers", type=whole(0), nargs="*", help="cells of stride 2, from 0 (default: 1 and 3, if there)"
+    )
+    group.add_argument(
+        "--partial_channels",
+        type=whole(1),
+        default=1,
+        help="K: the candidates see 1/K of the channels, and beta weighs edges and not pairs (PC-DARTS, the baseline)",
     )
     group = parser.add_argument_group("meta-test, on classes that are not trained on")
     group.add_argument("--eval_freq", type=whole(1), default=1500, help="meta-epochs from one meta-test to the next")
@@ -128,6 +134,8 @@ def main():
         nodes=args.nodes,
         reduction_layers=tuple(args.reduction_layers),
         primitives=FEW_SHOT,
+        edge_weights=PAIRS if args.partial_channels == 1 else EDGES,
+        partial_channels=args.partial_channels,
     )
     vinyals = bool(args.use_vinyals_split)
     source = {"seed": args.seed, "data_path": args.data_path, "use_vinyals_split": vinyals, "download": args.download}

@@ -150,6 +150,7 @@ class SearchCell(nn.Module):
         channels: C, of each node.
         reduction: stride 2 on the edges from the two inputs.
         after_reduction: the cell before this one is a reduction, so the older input is twice as large.
+        candidate_channels: how many of C the candidates see; None: all.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class SearchCell(nn.Module):
         nodes: int,
         reduction: bool = False,
         after_reduction: bool = False,
+        candidate_channels: int | None = None,
     ):
         super().__init__()
         self.channels = channels
@@ -176,7 +178,7 @@ class SearchCell(nn.Module):
             Source(
                 {edge: node for edge, (source, node) in enumerate(edges) if source == state},
                 primitives,
-                channels,
+                candidate_channels or channels,
                 self.stride if state < 2 else 1,
             )
             for state in range(nodes + 1)

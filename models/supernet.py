@@ -7,16 +7,23 @@ from torch import nn
 
 from models.batch_norm import BatchNorm
 from models.operations import OPERATIONS
+from models.partial_cell import PartialCell
 from models.search_cell import NEWER, OLDER, Mixture, SearchCell, convolve_states, edge_list
 from utils.errors import InputError
 
 STEM = -1  # its place before cell 0
 NORMAL, REDUCTION = CELL_TYPES = ("normal", "reduction")
+# How a node weighs its inputs: by pairs of edges (On-NAS), each edge for itself (PC-DARTS), all by one (DARTS).
+PAIRS, EDGES, EQUAL = EDGE_WEIGHTS = ("pairs", "edges", "equal")
 
 
 @dataclass(frozen=True)
 class SupernetSettings:
-    """What is needed to build a supernet, and to know whether a meta-cell fits one."""
+    """What is needed to build a supernet, and to know whether a meta-cell fits one.
+
+    edge_weights: one of EDGE_WEIGHTS.
+    partial_channels: K, the candidates see 1/K of a state's channels (PC-DARTS); 1: all.
+    """
 
     in_channels: int
     init_channels: int
@@ -24,6 +31,8 @@ class SupernetSettings:
     nodes: int
     reduction_layers: tuple[int, ...]
     primitives: tuple[str, ...]
+    edge_weights: str = PAIRS
+    partial_channels: int = 1
 
     def __post_init__(self):
         numbers = {
@@ -31,6 +40,7 @@ class SupernetSettings:
             "--init_channels": (self.init_channels, 2, 4096),
             "--layers": (self.layers, 1, 64),
             "--nodes": (self.nodes, 1, 8),
+            "--partial_channels": (self.partial_channels, 1, 64),
         }
         for name, (value, low, high) in numbers.items():
             if not isinstance(value, int) or not low <= value <= high:
@@ -47,6 +57,13 @@ class SupernetSettings:
             raise InputError(
                 f"--init_channels must be even (a reduction makes them of two halves), got {self.init_channels}."
             )
+        if self.init_channels % (2 * self.partial_channels):
+            raise InputError(
+                f"--init_channels must be a multiple of {2 * self.partial_channels} with --partial_channels "
+                f"{self.partial_channels}, got {self.init_channels}."
+            )
+        if self.edge_weights not in EDGE_WEIGHTS:
+            raise InputError(f"edge_weights must be one of {', '.join(EDGE_WEIGHTS)}, got {self.edge_weights!r:.40}.")
         outside = [layer for layer in self.reduction_layers if not 0 <= layer < self.layers]
         if outside:
             last = self.layers - 1
@@ -79,19 +96,22 @@ class Supernet(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(settings.in_channels, width, 3, padding=1, bias=False), BatchNorm(width, affine=True)
         )
-        self.cells = nn.ModuleList(
-            SearchCell(
-                settings.primitives,
-                settings.init_channels,
-                settings.nodes,
-                reduction=layer in settings.reduction_layers,
-                after_reduction=layer - 1 in settings.reduction_layers,
-            )
-            for layer in range(settings.layers)
-        )
+        self.cells = nn.ModuleList(self._cell(layer) for layer in range(settings.layers))
         self.head = nn.Linear(width, ways)
         # Pools and convolutions are several times faster on a CPU with the channels last.
         self.to(memory_format=torch.channels_last)
+
+    def _cell(self, layer: int) -> SearchCell:
+        settings = self.settings
+        places = {
+            "reduction": layer in settings.reduction_layers,
+            "after_reduction": layer - 1 in settings.reduction_layers,
+        }
+        if settings.partial_channels == 1:
+            return SearchCell(settings.primitives, settings.init_channels, settings.nodes, **places)
+        return PartialCell(
+            settings.primitives, settings.init_channels, settings.nodes, **places, share=settings.partial_channels
+        )
 
     def forward(
         self, images: torch.Tensor, mixtures: dict[str, Mixture], keep: torch.Tensor | None = None

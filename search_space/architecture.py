@@ -1,4 +1,4 @@
-"""Architecture parameters: alpha over the candidates of each edge, beta over the input pairs of each node."""
+"""Architecture parameters: alpha over the candidates of each edge, beta over the inputs of each node."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -7,13 +7,23 @@ import torch
 from torch import nn
 
 from models.search_cell import Mixture, edge_list
-from models.supernet import CELL_TYPES
+from models.supernet import CELL_TYPES, EDGES, EQUAL, PAIRS
 from search_space.normalizers import AnnealedNormalizer, gumbel_noise
 
 
 def input_pairs(node: int) -> list[tuple[int, int]]:
     """The C(node + 2, 2) unordered pairs of the states that node ``node`` can read, in beta's order."""
     return list(combinations(range(node + 2), 2))
+
+
+def input_groups(node: int, edge_weights: str) -> list[tuple[int, ...]]:
+    """The groups of states that node ``node`` reads together: beta has a parameter for each.
+
+    They are pairs in On-NAS and single states in PC-DARTS (edge normalisation); DARTS has none.
+    """
+    if edge_weights == PAIRS:
+        return input_pairs(node)
+    return [(source,) for source in range(node + 2)] if edge_weights == EDGES else []
 
 
 @dataclass(frozen=True)
@@ -32,14 +42,19 @@ EVERYTHING = Choice()
 
 
 class Architecture(nn.Module):
-    """alpha[type][edge] is (k,); beta[type][node] is (C(node + 2, 2),). The cells of one type share them.
+    """alpha[type][edge] is (k,); beta[type][node] is (groups,), see :func:`input_groups`. A type's cells share them.
 
     Each edge and each node has a tensor of its own, so that one that gets no gradient is not stepped: Adam would move a
     row without gradient by weight decay alone, and as far as the others. They start at 1e-3 times a standard normal.
+
+    Args:
+        edge_weights: one of models.supernet.EDGE_WEIGHTS.
     """
 
-    def __init__(self, nodes: int, candidates: int, generator: torch.Generator):
+    def __init__(self, nodes: int, candidates: int, generator: torch.Generator, edge_weights: str = PAIRS):
         super().__init__()
+        self.weighting = edge_weights
+        groups = [(node, group) for node in range(nodes) for group in input_groups(node, edge_weights)]
         self.edges = edge_list(nodes)
         self.nodes = nodes
 
@@ -47,14 +62,12 @@ class Architecture(nn.Module):
             return nn.Parameter(1e-3 * torch.randn(size, generator=generator))
 
         self.alpha = nn.ModuleDict({t: nn.ParameterList(small(candidates) for _ in self.edges) for t in CELL_TYPES})
-        self.beta = nn.ModuleDict(
-            {t: nn.ParameterList(small(len(input_pairs(node))) for node in range(nodes)) for t in CELL_TYPES}
-        )
-        # Row p, column e: whether pair p holds edge e. By linearity an edge's weight is the sum of its pairs'.
-        holds = torch.zeros(sum(len(input_pairs(node)) for node in range(nodes)), len(self.edges))
-        pairs = [(node, pair) for node in range(nodes) for pair in input_pairs(node)]
-        for row, (node, pair) in enumerate(pairs):
-            for source in pair:
+        sizes = [] if edge_weights == EQUAL else [len(input_groups(node, edge_weights)) for node in range(nodes)]
+        self.beta = nn.ModuleDict({t: nn.ParameterList(small(size) for size in sizes) for t in CELL_TYPES})
+        # Row g, column e: whether group g holds edge e. By linearity an edge's weight is the sum of its groups'.
+        holds = torch.zeros(len(groups), len(self.edges))
+        for row, (node, group) in enumerate(groups):
+            for source in group:
                 holds[row, self.edges.index((source, node))] = 1.0
         self.register_buffer("holds", holds, persistent=False)
 
@@ -82,12 +95,14 @@ class Architecture(nn.Module):
     def edge_weights(
         self, cell_type: str, normalizer: AnnealedNormalizer, noise: dict[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """(E,) weights of the edges: for each the sum of the probabilities of the pairs that hold it."""
-        pairs = [
+        """(E,) weights of the edges: for each the sum of the probabilities of the groups that hold it, or one."""
+        if not len(self.holds):
+            return self.holds.new_ones(len(self.edges))
+        groups = [
             normalizer(beta, noise[f"beta.{cell_type}.{node}"] if noise else None)
             for node, beta in enumerate(self.beta[cell_type])
         ]
-        return torch.cat(pairs) @ self.holds
+        return torch.cat(groups) @ self.holds
 
     def mixtures(
         self,

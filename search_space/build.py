@@ -17,8 +17,12 @@ def build_supernet(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial weights"))
         supernet = Supernet(settings, ways)
-    architecture = Architecture(settings.nodes, len(settings.primitives), torch_generator(seed, "initial architecture"))
+    architecture = _architecture(settings, torch_generator(seed, "initial architecture"))
     return supernet.to(device), architecture.to(device)
+
+
+def _architecture(settings: SupernetSettings, generator: torch.Generator) -> Architecture:
+    return Architecture(settings.nodes, len(settings.primitives), generator, settings.edge_weights)
 
 
 def load_meta_cell(path: Path) -> MetaCell:
@@ -41,5 +45,5 @@ def check_meta_cell(meta_cell: MetaCell, path: Path) -> None:
     settings = meta_cell.settings
     with torch.device("meta"):
         supernet = Supernet(settings, ways=1)
-    architecture = Architecture(settings.nodes, len(settings.primitives), torch.Generator())
+    architecture = _architecture(settings, torch.Generator())
     meta_cell.check_fits(supernet, architecture, path)

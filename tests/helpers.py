@@ -1,7 +1,8 @@
 """What the tests share: tiny supernets, and the reference that they are held against.
 
 The reference is a textbook DARTS supernet written from the definition: edge by edge, every candidate with its own
-ReLU and BN, every pair sum built. It borrows nothing from the code under test but the names of the weights.
+ReLU and BN, every pair sum built, every edge of partial channels joined and shuffled for itself. It borrows nothing
+from the code under test but the names of the weights.
 """
 
 from dataclasses import dataclass, field, replace
@@ -123,11 +124,35 @@ def reference_operation(name: str, x: torch.Tensor, weights: list[torch.Tensor],
     return _separable(_separable(x, *weights[:2], stride, kernel), *weights[2:], 1, kernel)
 
 
-def reference_cell(parameters, prefix, older, newer, alphas, betas, primitives, mixing, cell_type, layer, halve):
+def reference_groups(edge_weights: str, probabilities: torch.Tensor | None, inputs: int) -> list[tuple]:
+    """What a node of so many inputs sums over: weights, each with the states that it is for."""
+    if edge_weights == "equal":
+        return [(1.0, (source,)) for source in range(inputs)]
+    groups = combinations(range(inputs), 2) if edge_weights == "pairs" else ((source,) for source in range(inputs))
+    return list(zip(probabilities, groups, strict=True))
+
+
+def reference_partial(mixed: torch.Tensor, state: torch.Tensor, share: int, stride: int) -> torch.Tensor:
+    """PC-DARTS's edge: the mixture of the first 1/share of the channels beside the others, then the channel shuffle.
+
+    The others are pooled where the stride is 2, a window at the rim being smaller if a size is odd. Shuffling deals
+    the channels out from ``share`` piles: the first of each pile, then the second of each.
+    """
+    passed = state[:, state.shape[1] // share :]
+    if stride == 2:
+        height, width = passed.shape[-2:]
+        passed = F.max_pool2d(F.pad(passed, (0, width % 2, 0, height % 2), value=-torch.inf), 2)
+    output = torch.cat([mixed, passed], 1)
+    pile = output.shape[1] // share
+    return output[:, [number * pile + place for place in range(pile) for number in range(share)]]
+
+
+def reference_cell(parameters, prefix, older, newer, alphas, betas, settings, mixing, cell_type, layer, halve):
     """One cell, from the outputs of cells c-2 and c-1.
 
     Args:
         parameters: the supernet's by name; those of this cell start with ``prefix``.
+        betas: one for each node; None where the edges' weights are equal.
         halve: the cell before is a reduction, so the older input is twice as large.
     """
 
@@ -147,20 +172,25 @@ def reference_cell(parameters, prefix, older, newer, alphas, betas, primitives, 
             probabilities = mixing.probabilities(alphas[edge])
             in_pair = mixing.pairs is None or source in mixing.pairs[cell_type][node]
             here = []
-            for k, name in enumerate(primitives):
+            seen = state[:, : state.shape[1] // settings.partial_channels]
+            for k, name in enumerate(settings.primitives):
                 if probabilities[k] < mixing.threshold:
                     continue
-                output = reference_operation(name, state, weights(f"sources.{source}.to_node.{node}.{name}"), stride)
+                output = reference_operation(name, seen, weights(f"sources.{source}.to_node.{node}.{name}"), stride)
                 if mixing.keep is not None:
                     output = output * mixing.keep[layer, edge, k].view(-1, 1, 1, 1)
                 trained = in_pair and (mixing.ops is None or k in mixing.ops[cell_type][edge])
                 here.append((probabilities[k], output, trained))
+            if settings.partial_channels > 1:  # the edge as a whole: no choice is made of its candidates
+                mixed = sum((p * output for p, output, _ in here), start=reference_operation("none", seen, [], stride))
+                here = [(1.0, reference_partial(mixed, state, settings.partial_channels, stride), in_pair)]
             terms.append(here)
             edges.append(reference_operation("none", state, [], stride))
             edge += 1
         total = edges[0]
-        for weight, pair in zip(mixing.probabilities(beta), combinations(range(len(states)), 2), strict=True):
-            for source in pair:
+        of_groups = None if beta is None else mixing.probabilities(beta)
+        for weight, group in reference_groups(settings.edge_weights, of_groups, len(states)):
+            for source in group:
                 for probability, output, trained in terms[source]:
                     term = weight * (probability * output)
                     total = total + (term if trained else term.detach())
@@ -188,8 +218,8 @@ def reference_supernet(
             older,
             newer,
             [architecture[f"alpha.{cell_type}.{edge}"] for edge in range(len(edges_of(settings.nodes)))],
-            [architecture[f"beta.{cell_type}.{node}"] for node in range(settings.nodes)],
-            settings.primitives,
+            [architecture.get(f"beta.{cell_type}.{node}") for node in range(settings.nodes)],
+            settings,
             mixing,
             cell_type,
             layer,

@@ -1,11 +1,12 @@
 """alpha and beta: their shapes, their start, and the weights that follow from them."""
 
+import math
 from itertools import combinations
 
 import pytest
 import torch
 
-from search_space.architecture import Architecture, Choice
+from search_space.architecture import Architecture, Choice, input_groups
 from search_space.build import build_supernet
 from search_space.normalizers import AnnealedNormalizer
 from tests.helpers import TYPES, edges_of, tiny_settings
@@ -13,15 +14,29 @@ from tests.helpers import TYPES, edges_of, tiny_settings
 SOFTMAX = AnnealedNormalizer("softmax", 1.0, 0.0)
 
 
-def make(nodes: int = 3, candidates: int = 7) -> Architecture:
-    return Architecture(nodes, candidates, torch.Generator().manual_seed(0))
+def make(nodes: int = 3, candidates: int = 7, edge_weights: str = "pairs") -> Architecture:
+    return Architecture(nodes, candidates, torch.Generator().manual_seed(0), edge_weights)
 
 
-def test_a_parameter_for_each_edge_and_each_pair_of_each_type():
-    shapes = {name: tuple(parameter.shape) for name, parameter in make().named_parameters()}
+@pytest.mark.parametrize(("edge_weights", "sizes"), [("pairs", (1, 3, 6)), ("edges", (2, 3, 4)), ("equal", ())])
+def test_a_parameter_for_each_edge_and_for_each_pair_or_input_of_each_node_of_each_type(edge_weights, sizes):
+    shapes = {name: tuple(parameter.shape) for name, parameter in make(edge_weights=edge_weights).named_parameters()}
     alpha = {f"alpha.{kind}.{edge}": (7,) for kind in TYPES for edge in range(9)}
-    beta = {f"beta.{kind}.{node}": (pairs,) for kind in TYPES for node, pairs in enumerate((1, 3, 6))}
+    beta = {f"beta.{kind}.{node}": (size,) for kind in TYPES for node, size in enumerate(sizes)}
     assert shapes == alpha | beta
+
+
+def test_groups_of_inputs():
+    assert input_groups(1, "pairs") == [(0, 1), (0, 2), (1, 2)]
+    assert input_groups(1, "edges") == [(0,), (1,), (2,)]
+    assert input_groups(1, "equal") == []
+
+
+def test_alpha_starts_the_same_whatever_weighs_the_edges():
+    first, *others = (make(edge_weights=edge_weights) for edge_weights in ("pairs", "edges", "equal"))
+    for other in others:
+        for kind in TYPES:
+            assert all(torch.equal(a, b) for a, b in zip(first.alpha[kind], other.alpha[kind], strict=True))
 
 
 def test_starts_at_a_thousandth_of_a_standard_normal():
@@ -49,6 +64,27 @@ def test_weight_of_an_edge_is_the_sum_over_the_pairs_that_hold_it(nodes):
 def test_edge_weights_of_a_node_sum_to_two():
     weights = make().edge_weights("normal", SOFTMAX)
     assert [part.sum().item() for part in weights.split([2, 3, 4])] == pytest.approx([2, 2, 2])
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_weights_of_single_edges_are_a_softmax_over_a_nodes_inputs(nodes):
+    architecture = spread(make(nodes, edge_weights="edges"))
+    weights = architecture.edge_weights("reduction", AnnealedNormalizer("softmax", 0.5, 0.0))
+    start = 0
+    for node, beta in enumerate(architecture.beta["reduction"]):
+        exponentials = [math.exp(value / 0.5) for value in beta.tolist()]
+        expected = [exponential / sum(exponentials) for exponential in exponentials]
+        assert weights[start : start + node + 2].tolist() == pytest.approx(expected, rel=1e-5)
+        start += node + 2
+    assert start == len(weights)
+
+
+def test_equal_weights_are_one_and_the_coefficients_the_candidates_probabilities():
+    architecture = spread(make(edge_weights="equal"))
+    for kind in TYPES:
+        assert architecture.edge_weights(kind, SOFTMAX).tolist() == [1.0] * 9
+        expected = torch.stack([torch.softmax(alpha, 0) for alpha in architecture.alpha[kind]])
+        torch.testing.assert_close(architecture.mixtures(SOFTMAX, 0.0)[kind].coefficients, expected)
 
 
 def test_mixture_says_what_runs_and_what_is_trained():
@@ -95,8 +131,9 @@ def test_probabilities_of_candidates_are_each_edges_own():
         torch.testing.assert_close(probabilities, torch.stack(rows))
 
 
-def test_noise_is_that_of_the_edge_and_of_the_node():
-    architecture = spread(make())
+@pytest.mark.parametrize("edge_weights", ["pairs", "edges"])
+def test_noise_is_that_of_the_edge_and_of_the_node(edge_weights):
+    architecture = spread(make(edge_weights=edge_weights))
     normalizer = AnnealedNormalizer("gumbel_softmax", 0.5, 0.0)
     noise = architecture.draw_noise(torch.Generator().manual_seed(2))
     assert {name: n.shape for name, n in noise.items()} == {n: p.shape for n, p in architecture.named_parameters()}
