@@ -17,10 +17,11 @@ from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.build import build_supernet
 from search_space.selection import EXPLORE, HISTORY, Selector
-from search_space.task_search import ORDINARY, SearchSettings, TaskSearch, batches, chunk_count, query_batches
+from search_space.task_search import ORDINARY, Batch, SearchSettings, TaskSearch, batches, chunk_count, query_batches
 from utils.errors import InputError
 from utils.memory import MIB, LiveTensorBytes
 
+MOST_CHOICES = 100  # that are drawn to find a heavy one
 SMALLEST_CHUNK = 3  # images: BN's statistics of fewer are too poor to plan with
 
 
@@ -32,6 +33,52 @@ class TaskSize:
     shots: int
     queries: int
     shape: tuple[int, int, int]
+
+    def batch_sizes(self, settings: SearchSettings) -> list[int]:
+        """Images of each batch of an epoch."""
+        return [len(batch) for batch in batches(torch.arange(self.ways * self.shots), settings.batch_size)]
+
+    def images(self, settings: SearchSettings) -> int:
+        """Images in memory while the task is adapted to."""
+        return self.ways * self.shots
+
+    def test_images(self, settings: SearchSettings) -> int:
+        """Images that testing has in memory beside the former."""
+        return self.ways * self.queries
+
+    def test_batch(self, settings: SearchSettings) -> int:
+        """Images of the largest batch of testing."""
+        if not settings.transductive:
+            return 1
+        labels = torch.arange(self.ways * self.queries) % self.ways
+        return max(map(len, query_batches(labels, settings.batch_size)))
+
+
+@dataclass(frozen=True)
+class FullTaskSize:
+    """A full task of ``ways`` classes, ``half`` images of ``shape`` (C, H, W) in each half of the training set.
+
+    Its batches are read one after the other, and it is tested in batches of a micro-batch's size.
+    """
+
+    ways: int
+    half: int
+    shape: tuple[int, int, int]
+
+    def batch_sizes(self, settings: SearchSettings) -> list[int]:
+        return [len(batch) for batch in batches(torch.arange(self.half), settings.batch_size)]
+
+    def images(self, settings: SearchSettings) -> int:
+        return 2 * max(self.batch_sizes(settings))  # a batch of the weights' half, one of the architecture's
+
+    def test_images(self, settings: SearchSettings) -> int:
+        return self.test_batch(settings)
+
+    def test_batch(self, settings: SearchSettings) -> int:
+        return largest_chunk(self, settings)
+
+
+Size = TaskSize | FullTaskSize
 
 
 @dataclass(frozen=True)
@@ -61,10 +108,12 @@ class Prediction:
         )
 
 
-def largest_chunk(task: TaskSize, settings: SearchSettings) -> int:
+def largest_chunk(task: Size, settings: SearchSettings) -> int:
     """Images of the largest micro-batch."""
-    sizes = [len(batch) for batch in batches(torch.arange(task.ways * task.shots), settings.batch_size)]
-    return max(math.ceil(size / chunk_count(size, settings.split_num, settings.smallest_chunk)) for size in sizes)
+    return max(
+        math.ceil(size / chunk_count(size, settings.split_num, settings.smallest_chunk))
+        for size in set(task.batch_sizes(settings))
+    )
 
 
 class _PlannedSearch(TaskSearch):
@@ -82,7 +131,7 @@ class _PlannedSearch(TaskSearch):
         }
 
 
-def predict(network: SupernetSettings, task: TaskSize, settings: SearchSettings) -> Prediction:
+def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> Prediction:
     """The peaks of one task: the heaviest step that it is likely to have, and its testing."""
     supernet, architecture = build_supernet(network, task.ways, seed=0)
     drawn = [
@@ -100,12 +149,12 @@ def predict(network: SupernetSettings, task: TaskSize, settings: SearchSettings)
     chunk = largest_chunk(task, settings)
     search = _PlannedSearch(supernet, architecture, replace(settings, batch_size=chunk, split_num=1), 0, "plan", 0)
     search.planned = drawn[heaviest]
-    query_batch = max(map(len, query_batches(torch.arange(task.ways * task.queries) % task.ways, settings.batch_size)))
+    test_images, test_batch = task.test_images(settings), task.test_batch(settings)
 
     storageless = FakeTensorMode()
     _take_storage(supernet, storageless)
     with storageless:
-        images, labels = _images(task.ways * task.shots, task.shape)
+        images, labels = _images(task.images(settings), task.shape)
         optimizer = MomentumFreeAdam(supernet.parameters(), settings.w_lr)
         _give_gradients(supernet, with_state)
         optimizer.step()
@@ -113,28 +162,28 @@ def predict(network: SupernetSettings, task: TaskSize, settings: SearchSettings)
         states = [tensor for state in optimizer.state.values() for tensor in state.values()]
         with LiveTensorBytes(search.resident(), [images, labels, *states]) as adapting:
             if settings.architecture_epochs > 0:
-                search.architecture_gradient(images, labels, torch.arange(chunk), EVERYTHING, None)
+                batch = Batch(images, labels, torch.arange(chunk))
+                search.gradient_of_step(batch, batch, optimizer, EVERYTHING, None)
             if chunk < min(settings.batch_size, len(labels)):
                 _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
             search.weight_gradient(images, labels, torch.arange(chunk), EVERYTHING, None)
             optimizer.step()
             optimizer.zero_grad()
         del optimizer, states
-        queries, query_labels = _images(task.ways * task.queries, task.shape)
+        queries, query_labels = _images(test_images, task.shape)
         with torch.no_grad(), LiveTensorBytes(search.resident(), [images, queries, query_labels]) as testing:
             mixtures = search.mixtures()
             if not settings.transductive:
                 search.average_batch_statistics(images[:chunk], mixtures)
-                query_batch = 1
             supernet.train(settings.transductive)
-            supernet(queries[torch.arange(query_batch)], mixtures)
+            supernet(queries[torch.arange(test_batch)], mixtures)
     breakdown = {kind: size / MIB for kind, size in adapting.breakdown().items()}
     line, size = adapting.largest()
     return Prediction(adapting.peak / MIB, testing.peak / MIB, breakdown, (line, size / MIB))
 
 
 def options(
-    task: TaskSize, settings: SearchSettings, schedules: tuple[str, ...], split_num: int | None
+    task: Size, settings: SearchSettings, schedules: tuple[str, ...], split_num: int | None
 ) -> list[list[SearchSettings]]:
     """The ways a search can be run: for each schedule from the largest micro-batch to one of three images.
 
@@ -152,7 +201,7 @@ def options(
 
 
 def plan(
-    network: SupernetSettings, task: TaskSize, ways: list[list[SearchSettings]], budget_mib: float
+    network: SupernetSettings, task: Size, ways: list[list[SearchSettings]], budget_mib: float
 ) -> tuple[SearchSettings, Prediction]:
     """The first way to run a search, of :func:`options`, that fits the budget.
 
@@ -180,14 +229,15 @@ def plan(
     )
 
 
-def _likely_choices(architecture: Architecture, task: TaskSize, settings: SearchSettings) -> list[Choice]:
+def _likely_choices(architecture: Architecture, task: Size, settings: SearchSettings) -> list[Choice]:
     """As many uniform draws as a task's selection is likely to make different choices."""
     if settings.sampleno is None and not settings.beta_sampling:
         return [EVERYTHING]
-    number = settings.epochs * len(batches(torch.arange(task.ways * task.shots), settings.batch_size))
+    number = settings.epochs * len(task.batch_sizes(settings))
     if settings.alpha_expect and number > HISTORY:
         # Then it stays with the best, but for the share that explores.
         number = HISTORY + 1 + math.ceil(EXPLORE * (number - HISTORY))
+    number = min(number, MOST_CHOICES)
     generator = torch.Generator().manual_seed(0)
     selector = Selector(architecture, settings.sampleno, False, settings.beta_sampling, generator)
     return [selector.choose(settings.normalizer.annealed(0, 1), 0.0, number) for _ in range(number)]

@@ -1,6 +1,7 @@
 """Expectation-based selection: which candidates and edge pairs get gradient in a step (On-NAS)."""
 
 from collections import deque
+from collections.abc import Iterator
 
 import torch
 
@@ -57,6 +58,20 @@ class UpdateHistory:
             if name in self._last:
                 self._updates.setdefault(name, deque(maxlen=HISTORY)).append(now - self._last[name])
             self._last[name] = now
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All that is kept."""
+        yield from self._last.values()
+        for updates in self._updates.values():
+            yield from updates
+
+    def state_dict(self) -> dict:
+        """All that is kept, in tensors and plain values."""
+        return {"last": self._last, "updates": {name: list(updates) for name, updates in self._updates.items()}}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._last = dict(state["last"])
+        self._updates = {name: deque(updates, maxlen=HISTORY) for name, updates in state["updates"].items()}
 
     def expected(self, name: str, steps_left: int) -> torch.Tensor | None:
         """The expected final value of a parameter; None until there are enough updates."""

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.normalizers import Normalizer
 from search_space.selection import Selector
+from search_space.unrolled import unrolled_architecture_gradient
 from utils.draws import torch_generator
 
 ALPHA_WEIGHT_DECAY = 1e-3
@@ -35,6 +37,7 @@ class SearchSettings:
     beta_sampling: one edge pair per node gets gradient.
     schedule: ORDINARY, FASTEST or LEANEST; the gradient is the same, time and memory are not.
     drop_path_prob: for meta-training only.
+    unrolled: the architecture gradient looks one weight step ahead, see search_space/unrolled.py.
     transductive: a query batch is normalised by its own statistics.
     """
 
@@ -52,7 +55,31 @@ class SearchSettings:
     beta_sampling: bool = False
     schedule: str = ORDINARY
     drop_path_prob: float = 0.0
+    unrolled: bool = False
     transductive: bool = True
+
+
+class Batch(NamedTuple):
+    """A batch of a set of images (N, C, H, W) with labels (N,): those of ``index`` (B,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+
+
+class Optimizers(NamedTuple):
+    """Of the weights, and of alpha and beta."""
+
+    weights: torch.optim.Optimizer
+    architecture: torch.optim.Optimizer
+
+
+class StepResult(NamedTuple):
+    """Before the step: loss and accuracy on the weights' batch; accuracy on alpha and beta's, None without one."""
+
+    loss: float
+    accuracy: float
+    validation_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -129,10 +156,7 @@ class TaskSearch:
             images: (N, C, H, W). labels: (N,).
         """
         settings, size = self.settings, len(labels)
-        weight_optimizer = MomentumFreeAdam(self.supernet.parameters(), settings.w_lr)
-        architecture_optimizer = MomentumFreeAdam(
-            self.architecture.parameters(), settings.alpha_lr, weight_decay=ALPHA_WEIGHT_DECAY
-        )
+        optimizers = self.new_optimizers()
         weight_order, architecture_order = self._generator("weight batches"), self._generator("architecture batches")
         noise_draws = self._generator("noise")
         steps_left = settings.architecture_epochs * len(batches(torch.arange(size), settings.batch_size))
@@ -145,19 +169,51 @@ class TaskSearch:
             weight_batches = batches(torch.randperm(size, generator=weight_order), settings.batch_size)
             architecture_batches = batches(torch.randperm(size, generator=architecture_order), settings.batch_size)
             for weight_batch, architecture_batch in zip(weight_batches, architecture_batches, strict=True):
-                started = time.perf_counter()
-                noise = self._draw_noise(noise_draws)
-                choice = self.selector.choose(self.normalizer, settings.prune_threshold, steps_left, noise)
-                if searching:
-                    self.architecture_gradient(images, labels, architecture_batch, choice, noise)
-                    _step(architecture_optimizer)
-                    self.selector.record()
-                    steps_left -= 1
-                batch_loss = self.weight_gradient(images, labels, weight_batch, choice, noise).item()
-                _step(weight_optimizer)
-                loss += batch_loss * len(weight_batch) / size
-                self.step_seconds.append(time.perf_counter() - started)
+                validation = Batch(images, labels, architecture_batch) if searching else None
+                done = self.step(optimizers, Batch(images, labels, weight_batch), validation, steps_left, noise_draws)
+                steps_left -= searching
+                loss += done.loss * len(weight_batch) / size
         return loss
+
+    def new_optimizers(self) -> Optimizers:
+        return Optimizers(
+            MomentumFreeAdam(self.supernet.parameters(), self.settings.w_lr),
+            MomentumFreeAdam(self.architecture.parameters(), self.settings.alpha_lr, weight_decay=ALPHA_WEIGHT_DECAY),
+        )
+
+    def step(
+        self,
+        optimizers: Optimizers,
+        training: Batch,
+        validation: Batch | None,
+        steps_left: int,
+        noise_draws: torch.Generator,
+    ) -> StepResult:
+        """An architecture step on ``validation``, if there is one, then a weight step on ``training``.
+
+        Args:
+            steps_left: architecture steps left, this one included.
+        """
+        started = time.perf_counter()
+        noise = self._draw_noise(noise_draws)
+        choice = self.selector.choose(self.normalizer, self.settings.prune_threshold, steps_left, noise)
+        if validation is not None:
+            validated = self.gradient_of_step(training, validation, optimizers.weights, choice, noise)
+            _step(optimizers.architecture)
+            self.selector.record()
+        loss, accuracy = self.weight_gradient(*training, choice, noise).tolist()
+        _step(optimizers.weights)
+        self.step_seconds.append(time.perf_counter() - started)
+        return StepResult(loss, accuracy, None if validation is None else validated[1].item())
+
+    def gradient_of_step(
+        self, training: Batch, validation: Batch, weights: torch.optim.Optimizer, choice: Choice, noise: Noise
+    ) -> torch.Tensor:
+        """That of alpha and beta for an architecture step; see :meth:`architecture_gradient`."""
+        if not self.settings.unrolled:
+            return self.architecture_gradient(*validation, choice, noise)
+        w_lr = weights.param_groups[0]["lr"]
+        return unrolled_architecture_gradient(self, training, validation, w_lr, choice, noise)
 
     def resident(self) -> list[torch.Tensor]:
         """The tensors that are there before a task is adapted: the network, and alpha and beta."""
@@ -176,39 +232,55 @@ class TaskSearch:
             return None
         return self.architecture.draw_noise(generator)
 
-    def architecture_gradient(self, images, labels, batch, choice: Choice, noise: Noise) -> None:
-        """First order: the gradient of alpha and beta at the present weights."""
+    def architecture_gradient(
+        self, images, labels, batch, choice: Choice, noise: Noise, of_weights: bool = False
+    ) -> torch.Tensor:
+        """First order: the gradient of alpha and beta at the present weights, and that of the weights if asked for.
+
+        Returns (2,): the batch's loss and the share of it that was classified rightly.
+        """
+        total = torch.zeros(2, device=images.device)
         for chunk in self._chunks(batch):
             mixtures = self.mixtures(choice, noise)
-            self._backward(images[chunk], labels[chunk], mixtures, len(chunk) / len(batch), of_weights=False)
+            total += self._backward(images[chunk], labels[chunk], mixtures, len(chunk) / len(batch), of_weights)
+        return total
 
     def weight_gradient(self, images, labels, batch, choice: Choice, noise: Noise) -> torch.Tensor:
-        """Returns the batch's loss, a scalar."""
+        """Returns (2,): the batch's loss and the share of it that was classified rightly."""
         with torch.no_grad():
             mixtures = self.mixtures(choice, noise)
-        total = torch.zeros((), device=images.device)
+        total = torch.zeros(2, device=images.device)
         for chunk in self._chunks(batch):
             total += self._backward(images[chunk], labels[chunk], mixtures, len(chunk) / len(batch), of_weights=True)
         return total
 
     def _backward(self, images, labels, mixtures: dict[str, Mixture], share: float, of_weights: bool) -> torch.Tensor:
-        """Adds a micro-batch's gradient, of the weights or of alpha and beta; returns its ``share`` of the loss."""
+        """Adds a micro-batch's gradient: that of the weights, and that of alpha and beta where the mixtures have one.
+
+        Returns (2,): its ``share`` of the batch's loss and of its right answers.
+        """
         self.supernet.train()
         keep = None
         if self.settings.drop_path_prob > 0:
             keep = self.supernet.draw_drop_path(len(labels), self.settings.drop_path_prob, self._drop_path_draws)
 
+        right = None
+
         def criterion(logits: torch.Tensor) -> torch.Tensor:
+            nonlocal right
+            right = (logits.detach().argmax(1) == labels).float().mean() * share
             return F.cross_entropy(logits, labels) * share
 
         if self.settings.schedule == ORDINARY:
             loss = criterion(self.supernet(images, mixtures, keep))
             loss.backward(inputs=None if of_weights else list(self.architecture.parameters()))
-            return loss.detach()
-        keep_inputs = self.settings.schedule == FASTEST
-        return step_by_step_backward(
-            self.supernet, images, mixtures, criterion, keep, of_weights=of_weights, keep_inputs=keep_inputs
-        )
+            loss = loss.detach()
+        else:
+            keep_inputs = self.settings.schedule == FASTEST
+            loss = step_by_step_backward(
+                self.supernet, images, mixtures, criterion, keep, of_weights=of_weights, keep_inputs=keep_inputs
+            )
+        return torch.stack([loss, right])
 
     def mixtures(self, choice: Choice = EVERYTHING, noise: Noise = None) -> dict[str, Mixture]:
         return self.architecture.mixtures(self.normalizer, self.settings.prune_threshold, choice, noise)

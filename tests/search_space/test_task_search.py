@@ -459,12 +459,12 @@ def test_gradients_are_accumulated_over_the_chunks_and_shared_out_by_their_sizes
         assert all(parameter.grad is None for parameter in watched.supernet.parameters())
         of_architecture = [parameter.grad.clone() for parameter in watched.architecture.parameters()]
         loss = watched.search.weight_gradient(watched.images, watched.labels, batch, EVERYTHING, None)
-        assert loss.shape == ()
+        assert loss.shape == (2,)  # and the share of right answers
         assert not loss.requires_grad
         for parameter, gradient in zip(watched.architecture.parameters(), of_architecture, strict=True):
             assert torch.equal(parameter.grad, gradient)  # the weights' own adds nothing
         of_weights = [parameter.grad for parameter in watched.supernet.parameters()]
-        gradients.append([loss, *of_architecture, *of_weights])
+        gradients.append([loss[0], *of_architecture, *of_weights])
     settings, (weights, architecture) = Mixing(threshold=PLAIN.prune_threshold), watched.before
     expected = sum(
         F.cross_entropy(
