@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 MIB = 2**20
 KINDS = ("parameters", "gradients", "optimizer", "activations", "other")
 PARAMETERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, OTHER = KINDS
+METERED_STEPS = 3  # of a long epoch the first steps are measured: the meter slows them down
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
