@@ -1,0 +1,84 @@
+"""The ways to search (--search): On-NAS and what it is compared with. What is not a method's own idea they share."""
+
+from dataclasses import dataclass, replace
+
+from models.supernet import EDGES, EQUAL, PAIRS, SupernetSettings
+from search_space.normalizers import Normalizer
+from search_space.task_search import ORDINARY, SearchSettings
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to search.
+
+    edge_weights: how a node weighs its inputs, one of models.supernet.EDGE_WEIGHTS.
+    selects: only the chosen candidates and edge pairs get gradient.
+    expects: they are chosen by their expected final value; otherwise uniformly.
+    relaxes: temperature annealing and soft pruning, as in MetaNAS; otherwise a plain softmax of every candidate.
+    separate_cells: the n cells have weights of their own in the checkpoint too.
+    partial_channels: the candidates see a part of the channels.
+    """
+
+    edge_weights: str = PAIRS
+    selects: bool = False
+    expects: bool = False
+    relaxes: bool = True
+    separate_cells: bool = False
+    partial_channels: bool = False
+
+
+METHODS = {
+    # Kim & Lee, SenSys 2023: selection by expectation, of candidates and of one edge pair a node.
+    "onnas": Method(selects=True, expects=True),
+    # The same with uniform sampling in the place of expectation, the paper's ablation.
+    "random": Method(selects=True),
+    # This supernet with a gradient for every candidate and pair, the "none" of the paper's memory figure.
+    "full": Method(),
+    # Elsken et al., CVPR 2020: soft pruning, and n cells meta-trained for themselves (tfml.py --cells separate).
+    "metanas": Method(separate_cells=True),
+    # Liu et al., ICLR 2019: a node is the sum of all its edges, each a softmax mixture; first or second order.
+    "darts": Method(edge_weights=EQUAL, relaxes=False),
+    # Xu et al., ICLR 2020: partial channel connections and edge normalisation.
+    "pcdarts": Method(edge_weights=EDGES, relaxes=False, partial_channels=True),
+}
+
+
+def network_of(name: str, network: SupernetSettings) -> SupernetSettings:
+    """The supernet in which a method searches, given that of a meta-cell or of the flags.
+
+    Raises:
+        InputError: the method's supernet has other weights than such a one.
+    """
+    method = METHODS[name]
+    if method.partial_channels and network.partial_channels == 1:
+        raise InputError(
+            f"--search {name} needs candidates that see a part of the channels: a meta-cell of tfml.py "
+            "--partial_channels K, or, without a meta-cell, that flag here."
+        )
+    if network.partial_channels > 1 and not method.partial_channels:
+        raise InputError(
+            f"--search {name} needs candidates that see all channels: a meta-cell of tfml.py without "
+            "--partial_channels, and no such flag here."
+        )
+    return replace(network, edge_weights=method.edge_weights)
+
+
+def settings_of(name: str, settings: SearchSettings, sampleno: int, expects: bool, one_pair: bool) -> SearchSettings:
+    """The settings of a method's search, given what all methods share.
+
+    Args:
+        sampleno, expects, one_pair: for the methods that select: candidates of an edge that get gradient; chosen by
+            expectation, where the method does that; one edge pair a node gets gradient.
+
+    Raises:
+        InputError: step-by-step back-propagation, which does not know what passes by the candidates.
+    """
+    method = METHODS[name]
+    if method.partial_channels and settings.schedule != ORDINARY:
+        raise InputError(f"--search {name} back-propagates all at once: give it --step_by_step 0.")
+    if method.selects:
+        settings = replace(settings, sampleno=sampleno, alpha_expect=expects and method.expects, beta_sampling=one_pair)
+    if not method.relaxes:
+        settings = replace(settings, normalizer=Normalizer(anneal_mode="none"), prune_threshold=0.0)
+    return settings
