@@ -126,13 +126,23 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
 
     def __getitem__(self, episode: int) -> OrderedDict:
         """The task of an episode: {"support": data set, "query": data set}."""
-        draws = numpy_generator(self.draw_seed, f"classes/{self.meta_split}", episode)
-        classes = draws.choice(len(self.dataset), self.num_classes_per_task, replace=False)
         # torchmeta's splitter picks a class's images by the one seed and orders them by the other.
         splitter_seed = derive_seed(self.draw_seed, f"images/{self.meta_split}", episode) % 2**32
         self.dataset_transform.random_state_seed = splitter_seed
         self.dataset_transform.seed(splitter_seed)
-        return super().__getitem__(tuple(classes.tolist()))
+        return super().__getitem__(tuple(self._classes(episode)))
+
+    def _classes(self, episode: int) -> list[int]:
+        draws = numpy_generator(self.draw_seed, f"classes/{self.meta_split}", episode)
+        return draws.choice(len(self.dataset), self.num_classes_per_task, replace=False).tolist()
+
+    def class_names(self, episode: int) -> list[str]:
+        """What the labels 0, 1, ... of an episode are; a rotated class has its own name."""
+        if isinstance(self.dataset, SyntheticGlyphs):
+            return [f"glyph {number}" for number in self._classes(episode)]
+        names = self.dataset.labels
+        labels = (names[number % len(names)] for number in self._classes(episode))
+        return [label if isinstance(label, str) else "/".join(label) for label in labels]
 
     def _copy_categorical(self, transform: Categorical) -> Categorical:
         """Labels by position: the classes come in random order, and torchmeta would ask torch's global generator."""

@@ -1,4 +1,4 @@
-"""One test task, from the meta-cell to its accuracy."""
+"""One test task, from the meta-cell to its accuracy, and the figures that go with it."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from models.supernet import Supernet
 from search_space.architecture import Architecture
 from search_space.genotype import read_genotype
 from search_space.task_search import SearchSettings, TaskSearch
-from utils.memory import PeakMemory
+from utils.memory import MIB, PeakMemory
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,19 @@ class TaskResult:
     genotype: dict
 
 
+def start_task(
+    meta_cell: MetaCell,
+    supernet: Supernet,
+    architecture: Architecture,
+    settings: SearchSettings,
+    seed: int,
+    task: int,
+) -> TaskSearch:
+    """Unfolds the meta-cell for test task number ``task``; with the seed it settles every draw."""
+    meta_cell.unfold(supernet, architecture)
+    return TaskSearch(supernet, architecture, settings, seed, "test task", task)
+
+
 def search_task(
     meta_cell: MetaCell,
     supernet: Supernet,
@@ -53,8 +66,7 @@ def search_task(
     images, labels, query, query_labels = (
         tensor[0].to(device) for part in ("support", "query") for tensor in batch[part]
     )
-    meta_cell.unfold(supernet, architecture)
-    search = TaskSearch(supernet, architecture, settings, seed, "test task", task)
+    search = start_task(meta_cell, supernet, architecture, settings, seed, task)
     before = search.classify(query, query_labels, images)
     started = time.perf_counter()
     with PeakMemory(device, search.resident(), [images, labels]) as adapting:
@@ -72,7 +84,7 @@ def search_task(
         adapting.mib,
         adapting.breakdown_mib,
         testing.mib,
-        read_genotype(architecture, supernet.settings.primitives),
+        read_genotype(architecture, supernet.settings.primitives).as_dict(),
     )
 
 
@@ -81,3 +93,15 @@ def mean_and_ci95(values: list[float]) -> tuple[float, float | None]:
     if len(values) < 2:
         return values[0], None
     return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def network_figures(supernet: Supernet, meta_cell: MetaCell | None) -> dict:
+    """Sizes of a supernet and of the meta-cell that it was unfolded from, if any."""
+    parameters = sum(parameter.numel() for parameter in supernet.parameters())
+    if meta_cell is None:
+        return {"supernet_parameters": parameters}
+    return {
+        "supernet_parameters": parameters,
+        "supernet_storage_mib": meta_cell.separate(supernet).parameter_bytes() / MIB,
+        "meta_cell_storage_mib": meta_cell.parameter_bytes() / MIB,
+    }

@@ -35,6 +35,10 @@ PRESETS = {
 }
 
 
+# method.md's full task: CIFAR-10.
+FULL_TASK_PRESET = {"test_batch_size": 64, "w_lr": 0.025, "alpha_lr": 3e-4}
+
+
 def preset(args: argparse.Namespace) -> dict:
     """The preset that ``args`` names, or the one of its data set."""
     name = args.hp_setting or ("in_metanas" if args.dataset == "miniimagenet" else "og_metanas")
@@ -53,10 +57,17 @@ def add_run_flags(parser: ArgumentParser, path: str) -> None:
     group.add_argument("--resume", action="store_true", help="go on with the run in --path, if there is one")
 
 
-def add_task_flags(parser: ArgumentParser, datasets: tuple[str, ...]) -> None:
+def add_task_flags(
+    parser: ArgumentParser, datasets: tuple[str, ...], default: str | None = "omniglot", says: str = ""
+) -> None:
+    """Args:
+    default: the data set. says: what its help adds.
+    """
     group = parser.add_argument_group("tasks")
-    group.add_argument("--dataset", choices=datasets, default="omniglot", help="where the tasks are drawn from")
-    group.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the prepared data sets")
+    group.add_argument("--dataset", choices=datasets, default=default, help=f"where the images are from {says}".strip())
+    group.add_argument(
+        "--data_path", type=folder, default=Path("data"), help="folder of the data sets, or the image folder"
+    )
     group.add_argument("--download", action="store_true", help="fetch the data set if it is not in --data_path")
     group.add_argument(
         "--use_vinyals_split",
@@ -73,7 +84,7 @@ def add_task_flags(parser: ArgumentParser, datasets: tuple[str, ...]) -> None:
 def add_search_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("search")
     group.add_argument("--hp_setting", choices=tuple(PRESETS), help="published preset (default: that of the data set)")
-    group.add_argument("--w_lr", type=real(0), help="learning rate of the weights on a task (default: the preset's)")
+    group.add_argument("--w_lr", type=real(0), help="learning rate of the weights (default: the preset's)")
     group.add_argument("--alpha_lr", type=real(0), help="that of alpha and beta (default: the preset's)")
     group.add_argument(
         "--test_task_train_steps", type=whole(1), default=10, help="epochs over a test task's support set"

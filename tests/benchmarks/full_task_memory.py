@@ -1,0 +1,49 @@
+"""Peak memory of a full-task search step at the published setting, On-NAS against the full search.
+
+    python -m tests.benchmarks.full_task_memory
+
+CIFAR-10's shape, batches of 64, C = 28, 4 cells of 3 nodes, the full task's 8 candidates; an architecture and a weight
+step, twice. The images are noise: memory does not depend on what they show.
+"""
+
+import torch
+
+from models.supernet import SupernetSettings
+from search_space.build import build_supernet
+from search_space.full_task import FullTaskSearch
+from search_space.memory_table import ONE_PAIR
+from search_space.primitives import FULL_TASK
+from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings
+from utils.cli import ArgumentParser, run
+from utils.device import CHOICES, choose_device
+
+BATCH, SHAPE, WAYS, STEPS = 64, (3, 32, 32), 10, 2
+FULL = "full, ordinary back-propagation, batches whole"
+ROWS = {
+    FULL: {"schedule": ORDINARY},
+    "onnas, fastest schedule, split_num 5": {**ONE_PAIR, "schedule": FASTEST, "split_num": 5},
+    "onnas, leanest schedule, split_num 5": {**ONE_PAIR, "schedule": LEANEST, "split_num": 5},
+    "full, step by step, split_num 5": {"schedule": FASTEST, "split_num": 5},
+}
+
+
+def main():
+    parser = ArgumentParser(prog="full_task_memory.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    network = SupernetSettings(SHAPE[0], 28, 4, 3, (1, 3), FULL_TASK)
+    peaks = {}
+    for row, changes in ROWS.items():
+        supernet, architecture = build_supernet(network, WAYS, seed=0, device=device)
+        settings = SearchSettings(1, 1, BATCH, 0.025, 3e-4, **changes)
+        search = FullTaskSearch(supernet, architecture, settings, seed=0)
+        batches = [(torch.rand(BATCH, *SHAPE), torch.arange(BATCH) % WAYS) for _ in range(STEPS)]
+        peaks[row] = search.train_epoch(0, batches, batches, STEPS, on_step=lambda step: None).peak_memory_mib
+    print("| search | peak, MiB | full / this |\n| --- | --- | --- |")
+    for row, peak in peaks.items():
+        print(f"| {row} | {peak:.1f} | {peaks[FULL] / peak:.1f} |")
+
+
+if __name__ == "__main__":
+    run(main, "full_task_memory.py", "nothing was written.")
