@@ -3,30 +3,12 @@
 python -m utils.quickstart_table --trained DIR --untrained DIR --tfml DIR
 """
 
-import json
 from pathlib import Path
 
 from utils.cli import ArgumentParser, run
-from utils.errors import InputError
+from utils.results import read_rows
 
-
-def read(path: Path, *keys: str) -> list[dict]:
-    """The JSON objects of a file, one, or one a line; each has ``keys``.
-
-    Raises:
-        InputError: no such file, or not one of such objects.
-    """
-    try:
-        text = path.read_text()
-        rows = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
-        missing = [key for key in keys for row in rows or [{}] if key not in row]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; run quickstart.sh, which writes it.") from error
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged: remove its folder and run quickstart.sh again.") from error
-    if missing:
-        raise InputError(f"{path} has no {missing[0]}: remove its folder and run quickstart.sh again.")
-    return rows
+WRITER = "quickstart.sh"
 
 
 def table(trained: Path, untrained: Path, tfml: Path) -> str:
@@ -40,10 +22,11 @@ def table(trained: Path, untrained: Path, tfml: Path) -> str:
     keys += ("seconds_per_task", "peak_memory_mib")
     keys += ("supernet_parameters", "supernet_storage_mib", "meta_cell_storage_mib")
     results = {
-        name: read(path / "results.json", *keys)[0] for name, path in (("untrained", untrained), ("trained", trained))
+        name: read_rows(path / "results.json", *keys, writer=WRITER)[0]
+        for name, path in (("untrained", untrained), ("trained", trained))
     }
     result = results["trained"]
-    training = read(tfml / "metrics.jsonl", "seconds")
+    training = read_rows(tfml / "metrics.jsonl", "seconds", writer=WRITER)
     whole, folded = result["supernet_storage_mib"], result["meta_cell_storage_mib"]
     lines = [
         f"{result['tasks']} {result['dataset']} tasks, {result['ways']}-way {result['shots']}-shot, "

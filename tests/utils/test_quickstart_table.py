@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_the_files(folders):
 
 
 @pytest.mark.parametrize(("name", "file"), [("untrained", "results.json"), ("tfml", "metrics.jsonl")])
-@pytest.mark.parametrize("content", [None, "", '{"seconds', '{"other": 1}', "7"])
+@pytest.mark.parametrize("content", [None, "", '{"seconds', '{"other": 1}', "7", '["seconds"]'])
 def test_a_missing_or_damaged_file_is_named(folders, name, file, content):
     path = folders[name] / file
     path.unlink() if content is None else path.write_text(content)

@@ -1,0 +1,370 @@
+r"""Compares search methods on the same few-shot tasks, or on the same full task: accuracy, memory and time.
+
+    python -m utils.compare --methods full random onnas --meta_cell runs/omniglot/meta_cell.pt \
+        --dataset omniglot --n 5 --k 5 --q 15 --eval_epochs 100 --path runs/compare
+
+Runs onnas.py for each method, into a folder of its own in --path, then prints the table and writes it as compare.md and
+compare.json. Flags that are not its own go to onnas.py. The same command again goes on where it was stopped.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+
+from utils.cli import ArgumentParser, folder, run, whole
+from utils.errors import InputError
+from utils.files import replacing, write_json
+from utils.results import read_rows
+
+ONNAS = Path(__file__).resolve().parents[1] / "onnas.py"
+METHODS = ("full", "darts", "pcdarts", "metanas", "random", "onnas")
+FEW_SHOT, FULL = "fewshot", "full"
+# Methods whose meta-cell is of another kind: the flag that names it, and what makes it.
+OWN_CELLS = {
+    "metanas": ("metanas_cells", "tfml.py --cells separate"),
+    "pcdarts": ("pcdarts_cell", "tfml.py --partial_channels 4"),
+}
+NOT_PASSED_ON = ("--path", "--search", "--task", "--dry_run", "--genotype", "--export")
+SHARED = ("--dataset", "--n", "--k", "--q", "--use_vinyals_split", "--eval_epochs", "--seed")  # what makes the tasks
+SECONDS_TO_STOP = 10  # what a run may take to end after Ctrl-C
+
+
+def half_width(values: list[float]) -> float:
+    """Of the mean's 95 % interval."""
+    return 1.96 * stdev(values) / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of results.json that is shown as it is.
+
+    form: how it is printed. summed: what makes one number of those of several seeds.
+    """
+
+    key: str
+    heading: str
+    form: str
+    summed: Callable[[list], float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a task's methods are told apart.
+
+    accuracy: its key in results.json. spread: of accuracies and differences, of two values or more; spread_key and
+        spread_name are what compare.json and the table call it.
+    """
+
+    accuracy: str
+    spread: Callable[[list[float]], float]
+    spread_key: str
+    spread_name: str
+    columns: tuple[Column, ...]
+
+
+COLUMNS = (
+    Column("peak_memory_mib", "peak memory, adapting (MiB)", ".1f", max),
+    Column("peak_memory_test_mib", "testing (MiB)", ".1f", max),
+    Column("seconds_per_step", "seconds a step", ".3f", median),
+    Column("supernet_parameters", "supernet parameters", ",.0f", fmean),
+)
+DERIVED_COLUMNS = (
+    Column("derived_parameters", "derived parameters", ",.0f", fmean),
+    Column("derived_macs", "derived MACs", ",.0f", fmean),
+)
+MEASURES = {
+    FEW_SHOT: Measure("accuracy", half_width, "ci95", "95 % interval", COLUMNS),
+    FULL: Measure("derived_accuracy", stdev, "sd", "standard deviation", COLUMNS + DERIVED_COLUMNS),
+}
+
+
+# --- Command line ---------------------------------------------------------------------------------------------------
+
+
+def parse_args() -> tuple[argparse.Namespace, list[str]]:
+    """This script's flags, and those that go to onnas.py."""
+    parser = ArgumentParser(
+        prog="utils.compare",
+        description=__doc__.splitlines()[0],
+        epilog="Every other flag goes to onnas.py: see onnas.py --help.",
+    )
+    parser.add_argument("--path", type=folder, default=Path("runs/compare"), help="folder of the table and the runs")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, help="searches, compared with the first of them (default: all)"
+    )
+    parser.add_argument("--task", choices=(FEW_SHOT, FULL), default=FEW_SHOT, help="few-shot tasks, or one full task")
+    parser.add_argument("--meta_cell", metavar="FILE", help="meta_cell.pt, written by tfml.py")
+    for method, (flag, recipe) in OWN_CELLS.items():
+        parser.add_argument(f"--{flag}", metavar="FILE", help=f"{method}: that of {recipe}, in place of --meta_cell")
+    parser.add_argument(
+        "--flags",
+        nargs=2,
+        action="append",
+        metavar=("METHOD", "FLAGS"),
+        help='flags for one method only, e.g. onnas " --split_num 5", with a space in front; can be repeated',
+    )
+    parser.add_argument("--seeds", nargs="+", type=whole(0), help="full task: a run of each method with each of them")
+    args, passed_on = parser.parse_known_args()
+    args.methods = args.methods or list(METHODS)
+    if len(set(args.methods)) < len(args.methods):
+        parser.error("argument --methods: expected each method once")
+    if args.seeds and args.task == FEW_SHOT:
+        parser.error("argument --seeds: goes with --task full; few-shot tasks are drawn by a single --seed")
+    if args.seeds and (len(set(args.seeds)) < len(args.seeds) or _holds(passed_on, "--seed")):
+        parser.error("argument --seeds: expected each seed once, and no --seed beside them")
+    args.flags = _flags_by_method(parser, args.flags or [])
+    for flag in NOT_PASSED_ON:
+        if any(_holds(flags, flag) for flags in (passed_on, *args.flags.values())):
+            parser.error(f"{flag} does not go to onnas.py: each of --methods is searched, in a folder of its own")
+    for flag in SHARED:
+        if any(_holds(flags, flag) for flags in args.flags.values()):
+            parser.error(f"argument --flags: {flag} must be the same for every method: give it outside")
+    return args, passed_on
+
+
+def _flags_by_method(parser: ArgumentParser, pairs: list[list[str]]) -> dict[str, list[str]]:
+    flags = {method: [] for method in METHODS}
+    for method, text in pairs:
+        if method not in METHODS:
+            parser.error(f"argument --flags: expected one of {', '.join(METHODS)}, got {method!r}")
+        try:
+            flags[method] += shlex.split(text)
+        except ValueError as error:
+            parser.error(f"argument --flags: expected flags as in a shell, got {text!r}: {error}")
+    return flags
+
+
+def _holds(flags: list[str], flag: str) -> bool:
+    return any(text.partition("=")[0] == flag for text in flags)
+
+
+def choose_cells(args: argparse.Namespace) -> dict[str, str | None]:
+    """The meta-cell of each method.
+
+    Raises:
+        InputError: a method has none, though few-shot tasks need one.
+    """
+    cells = {}
+    for method in args.methods:
+        flag, recipe = OWN_CELLS.get(method, ("meta_cell", "tfml.py"))
+        own = getattr(args, flag)
+        if args.task == FEW_SHOT and not own:
+            raise InputError(f"--methods {method} needs --{flag} FILE: the meta_cell.pt that {recipe} writes.")
+        cells[method] = own or args.meta_cell
+    return cells
+
+
+# --- Running --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of onnas.py; no seed where the flags that go there settle it."""
+
+    method: str
+    path: Path
+    seed: int | None = None
+
+
+def plan_runs(args: argparse.Namespace) -> list[Run]:
+    """Method by method, seed by seed."""
+    if not args.seeds:
+        return [Run(method, args.path / method) for method in args.methods]
+    return [Run(method, args.path / f"{method}_seed{seed}", seed) for method in args.methods for seed in args.seeds]
+
+
+def search(planned: Run, script: Path, flags: list[str]) -> None:
+    """Runs onnas.py, or what is left of a run; what it says goes to stderr as it comes.
+
+    Raises:
+        KeyboardInterrupt: it was stopped by Ctrl-C.
+        SystemExit: it failed; with its status.
+    """
+    command = [sys.executable, str(script), "--search", planned.method, "--path", str(planned.path), "--resume", *flags]
+    # Unbuffered, so that its complaint is what it says last.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+    ) as process:
+        try:
+            last = _pass_on(process.stdout)
+            status = process.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_STOP)
+            process.kill()
+            raise
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        said = f"{planned.path.name} ended with status {status}: {last or 'it said nothing'}"
+        print(f"utils.compare: error: {said}", file=sys.stderr)
+        sys.exit(status if status > 0 else 128 - status)
+    print(last, file=sys.stderr)
+
+
+def _pass_on(lines: Iterable[str]) -> str:
+    """Writes each line but the last to stderr, and returns that."""
+    last = ""
+    for line in lines:
+        if not line.strip():
+            continue
+        if last:
+            print(last, file=sys.stderr, flush=True)
+        last = line.rstrip("\n")
+    return last
+
+
+# --- Reading what came of it ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method's runs came to.
+
+    samples: accuracies by number of the few-shot task, or by seed of the full task.
+    results: what each run's results.json holds.
+    """
+
+    method: str
+    samples: dict[int, float]
+    results: list[dict]
+
+
+def read_outcome(method: str, task: str, paths: list[Path]) -> Outcome:
+    """Reads what onnas.py wrote into one folder, or for several seeds into several.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    accuracy = MEASURES[task].accuracy
+    kind = ("ways", "shots", "queries") if task == FEW_SHOT else ()
+    keys = ("dataset", "settings", accuracy, *kind)
+    results = [read_rows(path / "results.json", *keys, writer="onnas.py")[0] for path in paths]
+    if task == FULL:
+        return Outcome(method, {result["settings"].get("seed"): result[accuracy] for result in results}, results)
+    rows = read_rows(paths[0] / "tasks.jsonl", "task", accuracy, writer="onnas.py")
+    return Outcome(method, {row["task"]: row[accuracy] for row in rows}, results)
+
+
+def check_same_tasks(outcome: Outcome, reference: Outcome) -> None:
+    """Differences are between pairs, so that the two must have met the same.
+
+    Raises:
+        InputError: they were run on other data, on other tasks or with other seeds.
+    """
+
+    def met(side: Outcome) -> dict:
+        result, settings = side.results[0], side.results[0]["settings"]
+        return {
+            **{key: result.get(key) for key in ("dataset", "ways", "shots", "queries")},
+            **{f"--{flag}": settings.get(flag) for flag in ("seed", "use_vinyals_split")},
+            "number of tasks (--eval_epochs)": len(side.samples),
+        }
+
+    first = met(reference)
+    for name, value in met(outcome).items():
+        if value != first[name]:
+            raise InputError(
+                f"{outcome.method} and {reference.method} were not run on the same tasks: "
+                f"{name} is {value} and {first[name]}."
+            )
+
+
+def schedule(settings: dict) -> str:
+    """Which schedule was run, e.g. "step by step (fastest), split 5"."""
+    split = f"split {settings.get('split_num') or 1}"
+    if not settings.get("step_by_step"):
+        return f"all at once, {split}"
+    kind = f" ({settings['schedule']})" if settings.get("schedule") else ""
+    return f"step by step{kind}, {split}"
+
+
+def as_row(outcome: Outcome, reference: Outcome, measure: Measure) -> dict:
+    """A method's numbers under the keys of compare.json; one that does not apply is absent."""
+    row = {"method": outcome.method, "schedule": schedule(outcome.results[0]["settings"])}
+    compared = {measure.accuracy: list(outcome.samples.values())}
+    if outcome is not reference:
+        compared["difference"] = [value - reference.samples[number] for number, value in outcome.samples.items()]
+    for key, values in compared.items():
+        row[key] = fmean(values)
+        if len(values) > 1:
+            row[f"{key}_{measure.spread_key}"] = measure.spread(values)
+    for column in measure.columns:
+        values = [result[column.key] for result in outcome.results if result.get(column.key) is not None]
+        if values:
+            row[column.key] = column.summed(values)
+    return row
+
+
+# --- The table ------------------------------------------------------------------------------------------------------
+
+
+def as_markdown(rows: list[dict], measure: Measure) -> str:
+    """The table, a line a method; the differences are to the first."""
+    accuracy = measure.accuracy.replace("_", " ")
+    heads = ["method", "schedule", accuracy, f"difference to {rows[0]['method']}"]
+    heads += [column.heading for column in measure.columns]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for row in rows:
+        cells = [row["method"], row["schedule"]]
+        cells += [_percent(row, measure.accuracy, measure, ""), _percent(row, "difference", measure, "+")]
+        cells += [format(row[column.key], column.form) if column.key in row else "" for column in measure.columns]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _percent(row: dict, key: str, measure: Measure, sign: str) -> str:
+    if key not in row:
+        return ""
+    spread = row.get(f"{key}_{measure.spread_key}")
+    return f"{row[key]:{sign}.2%}" + ("" if spread is None else f" +- {spread:.2%}")
+
+
+def caption(outcome: Outcome, task: str) -> str:
+    """What the methods were run on, and what "+-" stands for."""
+    result, spread = outcome.results[0], MEASURES[task].spread_name
+    if task == FULL:
+        return f"{result['dataset']}, seeds {', '.join(map(str, outcome.samples))}; +- is the {spread} over seeds."
+    return (
+        f"{len(outcome.samples)} {result['dataset']} tasks, {result['ways']}-way {result['shots']}-shot, "
+        f"{result['queries']} queries a class, seed {result['settings'].get('seed')}; "
+        f"differences are task by task, +- is the {spread}."
+    )
+
+
+def main(script: Path = ONNAS):
+    args, passed_on = parse_args()
+    cells = choose_cells(args)
+    runs = plan_runs(args)
+    for number, planned in enumerate(runs, start=1):
+        print(f"{number}/{len(runs)} {planned.path.name}", file=sys.stderr)
+        flags = ["--task", FULL] if args.task == FULL else []
+        flags += ["--meta_cell", cells[planned.method]] if cells[planned.method] else []
+        flags += ["--seed", str(planned.seed)] if planned.seed is not None else []
+        search(planned, script, [*flags, *passed_on, *args.flags[planned.method]])
+    measure = MEASURES[args.task]
+    outcomes = [
+        read_outcome(method, args.task, [planned.path for planned in runs if planned.method == method])
+        for method in args.methods
+    ]
+    for outcome in outcomes[1:]:
+        check_same_tasks(outcome, outcomes[0])
+    rows = [as_row(outcome, outcomes[0], measure) for outcome in outcomes]
+    text = f"{caption(outcomes[0], args.task)}\n\n{as_markdown(rows, measure)}\n"
+    with replacing(args.path / "compare.md") as temporary:
+        temporary.write_text(text)
+    write_json(args.path / "compare.json", {"task": args.task, "methods": rows})
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    run(main, "utils.compare", "finished runs are kept, and the same command goes on.")
