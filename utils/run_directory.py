@@ -40,8 +40,9 @@ def check_run(path: Path, args: dict, script: str, holds: tuple[str, ...], may_c
         missing = holds[0] if earlier else "args.json"
         raise InputError(f"--path {path} holds {there[0]} but no {missing} to go on from: name another folder.")
     for flag, value in values.items():
-        if flag not in may_change and earlier.get(flag) != value:
-            raise InputError(f"--resume needs the run's own settings: --{flag} was {earlier.get(flag)}, not {value}.")
+        # A flag that the earlier run did not know yet says nothing of it.
+        if flag not in may_change and flag in earlier and earlier[flag] != value:
+            raise InputError(f"--resume needs the run's own settings: --{flag} was {earlier[flag]}, not {value}.")
     return values
 
 

@@ -72,10 +72,14 @@ def test_going_on(run):
     }
 
 
-@pytest.mark.parametrize("changes", [{"n": 6}, {"layers": [1]}, {"new": 1}])
+@pytest.mark.parametrize("changes", [{"n": 6}, {"layers": [1]}])
 def test_going_on_with_other_settings_is_refused_by_name(run, changes):
     (flag,) = changes
     assert_refused(run, f"--{flag}", **changes)
+
+
+def test_a_flag_that_the_earlier_run_did_not_know_says_nothing(run):
+    assert check(run, new=1)["new"] == 1
 
 
 @pytest.mark.parametrize("resume", [False, True])
