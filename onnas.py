@@ -18,7 +18,7 @@ import torch
 
 from models.frozen_supernet import FrozenSupernet
 from search_space.build import build_supernet, load_meta_cell
-from search_space.evaluation import mean_and_ci95, network_figures, search_task, start_task
+from search_space.evaluation import network_figures, search_task, start_task
 from search_space.flags import evaluation_settings
 from search_space.full_task_run import search_full_task
 from search_space.memory_plan import TaskSize
@@ -31,6 +31,7 @@ from utils.device import choose_device
 from utils.export import export_network
 from utils.files import file_digest, write_json
 from utils.full_task_data import DATASETS
+from utils.intervals import mean_and_ci95
 from utils.progress import progress_bar
 from utils.run_directory import JsonLines, check_run, open_run
 

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models.meta_cell import MetaCell, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
 from search_space.build import build_supernet, check_meta_cell
-from search_space.evaluation import mean_and_ci95, search_task
+from search_space.evaluation import search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import SearchSettings, TaskSearch
@@ -25,6 +25,7 @@ from utils.cli import ArgumentParser, real, run, whole
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.files import read_tensors, write_tensors
+from utils.intervals import mean_and_ci95
 from utils.memory import MIB, PeakMemory
 from utils.progress import progress_bar
 from utils.run_directory import JsonLines, check_run, open_run

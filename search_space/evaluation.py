@@ -88,13 +88,6 @@ def search_task(
     )
 
 
-def mean_and_ci95(values: list[float]) -> tuple[float, float | None]:
-    """The mean and the half-width of its 95 % interval, 1.96 s / sqrt(n); None for a single value."""
-    if len(values) < 2:
-        return values[0], None
-    return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def network_figures(supernet: Supernet, meta_cell: MetaCell | None) -> dict:
     """Sizes of a supernet and of the meta-cell that it was unfolded from, if any."""
     parameters = sum(parameter.numel() for parameter in supernet.parameters())

@@ -9,7 +9,6 @@ compare.json. Flags that are not its own go to onnas.py. The same command again 
 
 import argparse
 import contextlib
-import math
 import os
 import shlex
 import subprocess
@@ -22,6 +21,7 @@ from statistics import fmean, median, stdev
 from utils.cli import ArgumentParser, folder, run, whole
 from utils.errors import InputError
 from utils.files import replacing, write_json
+from utils.intervals import mean_and_ci95
 from utils.results import read_rows
 
 ONNAS = Path(__file__).resolve().parents[1] / "onnas.py"
@@ -39,7 +39,7 @@ SECONDS_TO_STOP = 10  # what a run may take to end after Ctrl-C
 
 def half_width(values: list[float]) -> float:
     """Of the mean's 95 % interval."""
-    return 1.96 * stdev(values) / math.sqrt(len(values))
+    return mean_and_ci95(values)[1]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from search_space.build import build_supernet, load_meta_cell
-from search_space.evaluation import mean_and_ci95
 from search_space.normalizers import Normalizer
 from search_space.task_search import FASTEST, SearchSettings, TaskSearch
 from torchmeta_loader import episode_loader, few_shot_tasks
 from utils.cli import ArgumentParser, folder, run, whole
+from utils.intervals import mean_and_ci95
 from utils.progress import progress_bar
 
 WAYS_TO_SEARCH = {

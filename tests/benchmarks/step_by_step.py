@@ -7,15 +7,13 @@ gives the median step and the median over rounds of its ratio to plain autograd 
 supernet and on one with PyTorch's own BN.
 """
 
-import copy
 import time
 from statistics import median
 
 import torch
-from torch import nn
 
-from models.batch_norm import BatchNorm
 from models.supernet import SupernetSettings
+from models.textbook_norm import with_textbook_norm
 from search_space.build import build_supernet
 from search_space.memory_table import ONE_PAIR, SHAPES, WAYS
 from search_space.primitives import FEW_SHOT
@@ -34,16 +32,6 @@ ROWS = {
     "step-by-step, sampleno 2, one pair": {**ONE_PAIR, "schedule": FASTEST},
     "step-by-step, sampleno 2, one pair, leanest": {**ONE_PAIR, "schedule": LEANEST},
 }
-
-
-def with_textbook_norm(supernet: nn.Module) -> nn.Module:
-    """A copy whose BN is PyTorch's own."""
-    supernet = copy.deepcopy(supernet)
-    for module in list(supernet.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, BatchNorm):
-                setattr(module, name, nn.BatchNorm2d(child.num_features, affine=child.affine))
-    return supernet.to(next(supernet.parameters()).device)
 
 
 def step_seconds(supernet, architecture, images, labels, changes: dict, number: int) -> float:
@@ -70,7 +58,7 @@ def main():
         network = SupernetSettings(shape[0], 28, 4, 3, (1, 3), FEW_SHOT)
         supernet, architecture = build_supernet(network, WAYS, seed=0, device=device)
         images, labels = torch.rand(BATCH, *shape, device=device), torch.arange(BATCH, device=device) % WAYS
-        textbook = with_textbook_norm(supernet)
+        textbook = with_textbook_norm(supernet).to(memory_format=torch.channels_last)
         seconds = {row: [] for row in ROWS}
         for number in range(-1, args.rounds):  # the first round warms up
             for row, changes in ROWS.items():

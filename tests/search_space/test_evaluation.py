@@ -1,13 +1,12 @@
 """A test task from its meta-cell to its accuracy, and the mean over tasks."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from models.meta_cell import MetaCell
-from search_space.evaluation import mean_and_ci95, search_task
+from search_space.evaluation import search_task
 from search_space.task_search import SearchSettings, TaskSearch
 from tests.helpers import WAYS, random_images, tiny_supernet
 from utils.memory import PeakMemory
@@ -66,14 +65,3 @@ def test_peak_memory_is_that_of_the_whole_adaptation():
     with PeakMemory(torch.device("cpu"), tensors, [images, labels]) as whole:
         search.adapt(images, labels)
     assert peak == pytest.approx(whole.mib, rel=0.01)
-
-
-def test_mean_and_half_width_of_the_95_percent_interval():
-    mean, half_width = mean_and_ci95([0.2, 0.4, 0.9])
-    assert mean == pytest.approx(0.5)
-    deviation = math.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 2)
-    assert half_width == pytest.approx(1.96 * deviation / math.sqrt(3))
-
-
-def test_a_single_value_has_no_interval():
-    assert mean_and_ci95([0.25]) == (0.25, None)
