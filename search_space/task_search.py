@@ -193,7 +193,8 @@ class TaskSearch:
 
     def _backward(self, images, labels, mixtures: dict[str, Mixture], share: float, of_weights: bool) -> torch.Tensor:
         """Adds a micro-batch's gradient, of the weights or of alpha and beta; returns its ``share`` of the loss."""
-        self.supernet.train()
+        if not self.supernet.training:  # it walks over a thousand modules
+            self.supernet.train()
         keep = None
         if self.settings.drop_path_prob > 0:
             keep = self.supernet.draw_drop_path(len(labels), self.settings.drop_path_prob, self._drop_path_draws)
