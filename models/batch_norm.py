@@ -76,6 +76,8 @@ class BatchNorm(nn.BatchNorm2d):
     So what comes before it must not need its own output for a gradient: convolutions and pools do not.
     """
 
+    frozen = False  # see frozen_statistics
+
     def __init__(self, channels: int, affine: bool = False):
         super().__init__(channels, affine=affine)
 
@@ -100,7 +102,7 @@ class BatchNorm(nn.BatchNorm2d):
             mean = channel_means(x)
             rows.sub_(mean)
             variance = channel_means(x * x)
-            if self.track_running_stats:
+            if not BatchNorm.frozen:
                 self._update_statistics(mean, variance, len(rows))
         else:
             rows.sub_(self.running_mean[part])
@@ -117,13 +119,10 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 @contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Within, no BN of ``module`` changes its running statistics: what is computed a second time counts once."""
-    norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
+def frozen_statistics() -> Iterator[None]:
+    """Within, no BN changes its running statistics: what is computed a second time counts once."""
+    before, BatchNorm.frozen = BatchNorm.frozen, True
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        BatchNorm.frozen = before

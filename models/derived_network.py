@@ -234,7 +234,7 @@ class DerivedNetwork(nn.Module):
                     *arriving,
                     use_reentrant=False,
                     preserve_rng_state=False,
-                    context_fn=lambda: (nullcontext(), frozen_statistics(self)),
+                    context_fn=lambda: (nullcontext(), frozen_statistics()),
                 )
             else:
                 read |= self._stage(layer, factors, *arriving)

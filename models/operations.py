@@ -31,6 +31,28 @@ class Normalised(nn.Sequential):
         return x
 
 
+class MaxPool(nn.MaxPool2d):
+    """The 3x3 maximum, (N, C, H, W) -> (N, C, H/stride, W/stride).
+
+    PyTorch's own notes where each maximum was, for the gradient. Without one, of rows and then of columns is the same
+    and several times faster.
+    """
+
+    def __init__(self, stride: int):
+        super().__init__(3, stride, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stride > 1 or torch.is_grad_enabled():
+            return super().forward(x)
+        for dim in (2, 3):
+            before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
+            x = x.clone()
+            for into, neighbour in ((1, before), (0, after)):
+                part = x.narrow(dim, into, x.shape[dim] - 1)
+                torch.maximum(part, neighbour, out=part)
+        return x
+
+
 class Skip(nn.Identity):
     """The stride-1 skip, the one candidate that does not end with a BN."""
 
@@ -97,10 +119,7 @@ class Projection(Normalised):
 
 def pool(name: str, channels: int, stride: int) -> Normalised:
     """A 3x3 pool followed by BN. The average does not count padding."""
-    if name == "max_pool_3x3":
-        layer = nn.MaxPool2d(3, stride, padding=1)
-    else:
-        layer = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+    layer = MaxPool(stride) if name == "max_pool_3x3" else nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
     return Normalised(layer, BatchNorm(channels))
 
 

@@ -110,15 +110,16 @@ class Source(nn.Module):
             weights: :meth:`Mixture.weights`.
             nodes: the sums so far, None for a node that has none; changed in place.
         """
+        with_gradient = torch.is_grad_enabled()
         activated = F.relu(state)
         for run in self.runs(mixture):
-            trained = run.trained_edges(mixture)
+            trained = run.trained_edges(mixture) if with_gradient else {}
             # What is not trained keeps nothing for a gradient.
-            with torch.set_grad_enabled(bool(trained) and torch.is_grad_enabled()):
+            with torch.set_grad_enabled(bool(trained)):
                 shared = run.operation(activated if run.takes_relu else state)
             for edge, node in run.edges.items():
                 output, weight = shared, weights[edge][run.candidate]
-                if edge not in trained:
+                if with_gradient and edge not in trained:
                     output, weight = output.detach(), weight.detach()
                 # One sum in one order whatever is trained: the choice never changes the output, not even its last bit.
                 nodes[node] = output * weight if nodes[node] is None else nodes[node].addcmul_(output, weight)

@@ -40,7 +40,12 @@ def step_by_step_backward(
 
     Returns:
         The loss, a scalar.
+
+    Raises:
+        ValueError: the candidates see a part of the channels, and this does not know what passes by them.
     """
+    if supernet.settings.partial_channels > 1:
+        raise ValueError("step-by-step back-propagation does not know partial channels")
     return _Pass(supernet, images, mixtures, keep, of_weights, keep_inputs).run(criterion)
 
 
@@ -73,7 +78,7 @@ class _Pass:
         loss = criterion(self.supernet.head(features))
         head = list(self.supernet.head.parameters()) if self.of_weights else []
         loss.backward(inputs=[features, *head])
-        with torch.no_grad(), frozen_statistics(self.supernet):
+        with torch.no_grad(), frozen_statistics():
             self._backward(features.grad)
         for cell_type in self.mixed & self.coefficient_gradients.keys():
             self.mixtures[cell_type].coefficients.backward(self.coefficient_gradients[cell_type])
@@ -194,7 +199,8 @@ class _Pass:
         self, layer: int, index: int, state: torch.Tensor, gradients: list[torch.Tensor], means: dict, wanted: bool
     ) -> torch.Tensor | None:
         """Takes the gradients of what leaves a state; returns that of the state if ``wanted`` (and if there is one)."""
-        runs = list(self.supernet.cells[layer].sources[index].runs(self._mixture(layer)))
+        mixture = self._mixture(layer)
+        runs = [run for run in self.supernet.cells[layer].sources[index].runs(mixture) if run.trained_edges(mixture)]
         total = None
 
         def add(run: Run, x: torch.Tensor) -> None:
@@ -209,7 +215,7 @@ class _Pass:
             if run.takes_relu:
                 add(run, activated)
         if total is not None:
-            total.mul_(activated > 0)
+            total.mul_(activated.sign_())
         del activated
         for run in runs:
             if not run.takes_relu:
@@ -219,7 +225,7 @@ class _Pass:
     def _run_backward(
         self, layer: int, run: Run, x: torch.Tensor, gradients: list[torch.Tensor], means: dict[int, torch.Tensor]
     ) -> torch.Tensor | None:
-        """Runs a candidate again and takes its gradients; returns that of ``x`` if it requires one.
+        """Runs a trained candidate again and takes its gradients; returns that of ``x`` if it requires one.
 
         Args:
             gradients: those of the nodes. means: their channel means, as far as they were needed yet.
@@ -227,10 +233,9 @@ class _Pass:
         mixture, keep = self._mixture(layer), self._keep(layer)
         cell_type = self.supernet.settings.cell_type(layer)
         of_coefficients = self.coefficient_gradients.get(cell_type)
-        trained = run.trained_edges(mixture)
         parameters = list(run.operation.parameters()) if self.of_weights else []
         of_operation = x.requires_grad or bool(parameters)
-        if not trained or not (of_operation or of_coefficients is not None):
+        if not (of_operation or of_coefficients is not None):
             return None
         with torch.set_grad_enabled(of_operation):
             body = run.operation.body(x).contiguous(memory_format=torch.channels_last)
@@ -241,7 +246,7 @@ class _Pass:
         # What arrives at the output is a sum over the edges, each with its weight.
         self.mixed.add(cell_type)
         terms, along = [], None
-        for edge, node in trained.items():
+        for edge, node in run.trained_edges(mixture).items():
             arriving = gradients[node]
             if keep is not None:
                 arriving = arriving * keep[edge, run.candidate, :, None, None, None]

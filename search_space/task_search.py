@@ -259,7 +259,8 @@ class TaskSearch:
 
         Returns (2,): its ``share`` of the batch's loss and of its right answers.
         """
-        self.supernet.train()
+        if not self.supernet.training:  # it walks over a thousand modules
+            self.supernet.train()
         keep = None
         if self.settings.drop_path_prob > 0:
             keep = self.supernet.draw_drop_path(len(labels), self.settings.drop_path_prob, self._drop_path_draws)

@@ -205,7 +205,7 @@ def test_part_of_the_channels_is_that_part_of_the_whole(part, training, affine):
     arriving_part = torch.zeros_like(arriving)
     arriving_part[:, part] = arriving[:, part]
     leaves = [x, *own.parameters()]
-    with frozen_statistics(own):
+    with frozen_statistics():
         whole, of_part = own(x * 1), own(x[:, part] * 1, part)
     torch.testing.assert_close(of_part, whole[:, part], rtol=1e-12, atol=1e-12)
     expected = torch.autograd.grad(whole, leaves, arriving_part)
@@ -222,7 +222,7 @@ def test_frozen_statistics_do_not_change_and_the_output_is_the_same(training):
     operation = weighted_operation("sep_conv_3x3", 4, 1).double().train(training)
     x = draw((3, 4, 7, 5))
     before = buffers(operation)
-    with frozen_statistics(operation):
+    with frozen_statistics():
         frozen = operation(x)
         assert operation.training == training
     assert len(before) == 2 * 3
@@ -233,7 +233,7 @@ def test_frozen_statistics_do_not_change_and_the_output_is_the_same(training):
 def test_statistics_move_again_once_they_are_not_frozen():
     own, native = own_and_native(4, affine=False)
     x = draw((3, 4, 7, 5))
-    with frozen_statistics(own):
+    with frozen_statistics():
         own(x.clone())
     own(x.clone())
     native(x)
@@ -243,8 +243,19 @@ def test_statistics_move_again_once_they_are_not_frozen():
 def test_statistics_move_again_after_an_exception():
     own, native = own_and_native(4, affine=False)
     x = draw((3, 4, 7, 5))
-    with pytest.raises(ZeroDivisionError), frozen_statistics(nn.Sequential(own)):
+    with pytest.raises(ZeroDivisionError), frozen_statistics():
         raise ZeroDivisionError
     own(x.clone())
     native(x)
     torch.testing.assert_close(buffers(own), buffers(native), rtol=1e-12, atol=1e-12)
+
+
+def test_frozen_statistics_nest():
+    norm = BatchNorm(2)
+    with frozen_statistics():
+        with frozen_statistics():
+            norm(torch.rand(3, 2, 4, 4))
+        norm(torch.rand(3, 2, 4, 4))
+    assert norm.num_batches_tracked == 0
+    norm(torch.rand(3, 2, 4, 4))
+    assert norm.num_batches_tracked == 1

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from models.operations import FactorizedReduce, Projection, Skip, has_parameters, pool, weighted_operation
+from models.operations import FactorizedReduce, MaxPool, Projection, Skip, has_parameters, pool, weighted_operation
 from search_space.primitives import FEW_SHOT, FULL_TASK
 from tests.helpers import random_images, reference_operation, reference_reduce
 
@@ -86,6 +87,21 @@ def test_average_pool_does_not_count_padding():
     layers = list(pool("avg_pool_3x3", 2, 1))
     ones = torch.ones(2, 2, 5, 5)
     assert torch.equal(layers[0](ones), ones)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (5, 6), (7, 1), (1, 2), (1, 1)], ids=lambda size: "x".join(map(str, size)))
+def test_maximum_is_that_of_pytorch_with_a_gradient_and_without(size, stride, layout):
+    """To the last bit, so that it does not matter which of the two a search runs."""
+    x = (random_images(3, size, channels=4) - 2).contiguous(memory_format=layout)
+    before, expected = x.clone(), F.max_pool2d(x, 3, stride, padding=1)
+    for with_gradient in (True, False):
+        with torch.set_grad_enabled(with_gradient):
+            output = MaxPool(stride)(x)
+        assert torch.equal(output, expected)
+        assert output.stride() == expected.stride() or 1 in size
+        assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("name", POOLS)

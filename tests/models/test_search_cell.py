@@ -5,10 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.operations import Skip
+from models.operations import MaxPool, Skip
 from models.search_cell import NEWER, OLDER, Mixture, SearchCell, convolve_states, edge_list
 from search_space.primitives import FEW_SHOT
 from tests.helpers import random_images, reference_norm, reference_reduce
+
+SHARED = (MaxPool, nn.AvgPool2d, Skip)
 
 
 def test_edges_go_node_by_node():
@@ -33,10 +35,10 @@ def test_pools_and_skips_run_once_per_state_and_not_once_per_edge():
     cell = SearchCell(FEW_SHOT, 2, 3).double()
     ran = []
     for module in cell.modules():
-        if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d, Skip)):
+        if isinstance(module, SHARED):
             module.register_forward_hook(lambda module, *_: ran.append(type(module)))
     cell(*random_states(2), everything(9))
-    for kind in (nn.MaxPool2d, nn.AvgPool2d, Skip):
+    for kind in SHARED:
         assert ran.count(kind) == 4  # on the two inputs and the first two nodes
 
 

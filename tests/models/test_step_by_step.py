@@ -430,3 +430,10 @@ def test_peak_is_that_of_the_widest_candidate_whatever_their_number(candidates, 
     own = own_bytes(many.supernet, of_weights) - own_bytes(one.supernet, of_weights)
     coefficients = len(edges_of(NODES)) * len(LISTS[candidates]) * 8
     assert growth <= own + 2 * len(TYPES) * coefficients  # with their gradients
+
+
+def test_partial_channels_are_refused_and_not_wrong():
+    supernet, architecture = tiny_supernet(init_channels=4, partial_channels=2)
+    mixtures = architecture.mixtures(AnnealedNormalizer("softmax", 1.0, 0.0), 0.0)
+    with pytest.raises(ValueError, match="partial channels"):
+        step_by_step_backward(supernet, random_images(2), mixtures, torch.sum, of_weights=True, keep_inputs=True)
