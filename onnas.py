@@ -23,7 +23,15 @@ from search_space.flags import evaluation_settings
 from search_space.full_task_run import search_full_task
 from search_space.memory_plan import TaskSize
 from search_space.methods import network_of
-from search_space.onnas_flags import add_onnas_flags, check_agreement, check_flags, choose_settings, first_settings
+from search_space.onnas_flags import (
+    add_onnas_flags,
+    check_agreement,
+    check_flags,
+    choose_settings,
+    files_of_runs,
+    first_settings,
+    make_export_folder,
+)
 from search_space.task_search import batches, chunk_count
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
 from utils.cli import ArgumentParser, run
@@ -79,10 +87,9 @@ def search_few_shot_tasks(args, device):
 
     # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
     flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
-    values = check_run(args.path, flags, "onnas.py", ("tasks.jsonl", "results.json"), MAY_CHANGE)
+    values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), MAY_CHANGE)
+    make_export_folder(args.export)
     open_run(args.path, values)
-    if args.export is not None:
-        args.export.parent.mkdir(parents=True, exist_ok=True)
     log = JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
     rows = log.kept
     loader = episode_loader(tasks, range(len(rows), args.eval_epochs), workers=args.workers)

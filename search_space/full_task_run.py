@@ -1,12 +1,14 @@
 """One full task from its images to a trained network: the search, and what is derived from it."""
 
+import hashlib
+import json
 from dataclasses import asdict
 from statistics import median
 
 import torch
 
 from models.derived_network import DerivedNetwork, DerivedSettings
-from models.supernet import SupernetSettings
+from models.supernet import Supernet, SupernetSettings
 from models.textbook_norm import with_textbook_norm
 from search_space.build import build_supernet, load_meta_cell
 from search_space.derived_plan import count_macs, fit_training, heaviest_genotype, predict_training_mib
@@ -17,10 +19,17 @@ from search_space.full_task import FullTaskSearch
 from search_space.genotype import Genotype, random_genotype, save_genotype
 from search_space.memory_plan import FullTaskSize
 from search_space.methods import network_of
-from search_space.onnas_flags import check_agreement, choose_settings, first_settings
+from search_space.onnas_flags import (
+    check_agreement,
+    choose_settings,
+    files_of_runs,
+    first_settings,
+    make_export_folder,
+)
 from search_space.primitives import FULL_TASK
-from search_space.task_search import SearchSettings, chunk_count
+from search_space.task_search import SearchSettings, batches, chunk_count
 from utils.cell_picture import draw_genotype
+from utils.draws import derive_seed
 from utils.errors import InputError
 from utils.export import export_network
 from utils.files import file_digest, read_tensors, write_json, write_tensors
@@ -42,7 +51,9 @@ def search_full_task(args, device):
     halves = stratified_halves(data.train.labels, args.seed)
     meta_cell, network = full_task_network(args, data)
     ways = len(data.classes)
-    size = FullTaskSize(ways, min(map(len, halves)), data.shape)
+    # The two differ by an image at most, and the smaller may have the larger batch.
+    half = max(map(len, halves), key=lambda images: largest_batch(images, args.batch_size))
+    size = FullTaskSize(ways, half, data.shape)
     shared = SearchSettings(
         epochs=args.epochs,
         architecture_epochs=args.epochs - args.warm_up_epochs,
@@ -62,35 +73,43 @@ def search_full_task(args, device):
         step_by_step=bool(args.step_by_step),
     )
     genotype = None if args.genotype is None else Genotype.load(args.genotype)
-    settings, prediction = shared, None
+    if genotype is not None and args.nodes not in (None, genotype.nodes):
+        raise InputError(f"{args.genotype} has --nodes {genotype.nodes}, not {args.nodes}: leave the flag out.")
+    # Before hours of search: whether whatever network it finds can be built and trained, too.
+    expected = derived_settings(
+        args, network, genotype or random_genotype(network.primitives, network.nodes, torch.Generator())
+    )
+    if args.inherit_weights:
+        with torch.device("meta"):
+            DerivedNetwork(expected, ways).inherit(Supernet(network, ways))
+    predicts = args.memory_budget is not None or args.dry_run
+    if predicts:  # first, as this is what takes the most at the least, so that the budget named will do for both
+        if genotype is None:
+            batch = largest_batch(len(data.train), args.batch_size)
+            expected = heaviest_genotype(expected, network.primitives, ways, data.shape, batch, training)
+        _, derived_mib = derived_training_settings(args, expected, data, training)
+    settings = shared
     if genotype is None:
         settings, prediction = choose_settings(args, network, size, shared)
-    if prediction is not None:
-        print(prediction.as_text(settings))
-    if args.memory_budget is not None or args.dry_run:
-        # Before hours of search: whether whatever network it finds can be trained, too.
-        expected = derived_settings(
-            args, network, genotype or random_genotype(network.primitives, network.nodes, torch.Generator())
-        )
-        if genotype is None:
-            expected = heaviest_genotype(expected, network.primitives, ways, data.shape, args.batch_size, training)
-        _, derived_mib = derived_training_settings(args, expected, data, training)
+        if prediction is not None:
+            print(prediction.as_text(settings))
+    if predicts:
         at_most = "" if genotype else "at most "
         print(f"derived network: predicted peak of live tensors {at_most}{derived_mib:.1f} MiB training")
     if args.dry_run:
         return
     args.split_num, args.schedule = settings.split_num, settings.schedule
 
+    # What counts is the content, not the place; None where there is none, so that none is added either.
     digests = {
-        f"{flag} (SHA-256)": file_digest(getattr(args, flag))
-        for flag in ("meta_cell", "genotype")
-        if getattr(args, flag) is not None
+        "data_path (SHA-256)": data_digest(data),
+        "meta_cell (SHA-256)": args.meta_cell and file_digest(args.meta_cell),
+        "genotype (SHA-256)": args.genotype and file_digest(args.genotype),
     }
-    holds = ("search.jsonl", "results.json")
-    values = check_run(args.path, {**vars(args), **digests}, "onnas.py", holds, MAY_CHANGE)
+    log = "search.jsonl" if genotype is None else "derived.jsonl"  # the first that a run writes
+    values = check_run(args.path, {**vars(args), **digests}, "onnas.py", files_of_runs(log), MAY_CHANGE)
+    make_export_folder(args.export)
     open_run(args.path, values)
-    if args.export is not None:
-        args.export.parent.mkdir(parents=True, exist_ok=True)
     results = {"task": "full", "dataset": args.dataset, "search": args.search, "classes": list(data.classes)}
     searched = None
     if genotype is None:
@@ -115,6 +134,12 @@ def search_full_task(args, device):
         )
         print(f"derived network: {' and '.join(map(str, files))}")
     print(f"derived network: test accuracy {results['derived_accuracy']:.4f}; {args.path / 'results.json'}")
+
+
+def data_digest(data):
+    """The SHA-256 of what tells one set of images from another: classes, sizes, labels and the pixels' statistics."""
+    told = [data.classes, data.shape, data.mean, data.std, data.train.labels, data.test.labels]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def full_task_network(args, data):
@@ -149,7 +174,7 @@ def run_search(args, device, data, halves, meta_cell, network, settings):
     search = FullTaskSearch(supernet, architecture, settings, args.seed)
     checkpoint, searched = args.path / "checkpoint.pt", args.path / "searched.pt"
     first = resumed_epochs(checkpoint, search, args.epochs)
-    log = JsonLines(args.path / "search.jsonl", keep=lambda number, row: row.get("epoch") == number < first)
+    log = epoch_log(args.path / "search.jsonl", first)
     rows = log.kept
 
     def half(name, indices, epoch):
@@ -159,29 +184,28 @@ def run_search(args, device, data, halves, meta_cell, network, settings):
         )
 
     steps = min(len(half("weights", indices, 0)) for indices in halves)
-    progress = progress_bar(None, args.name or args.search, "step", first * steps, args.epochs * steps)
-    for epoch in range(first, args.epochs):
-        search.search.step_seconds.clear()
-        result = search.train_epoch(
-            epoch,
-            half("weights", halves[0], epoch),
-            half("architecture", halves[1], epoch),
-            steps,
-            on_step=lambda step: progress.update(),
-        )
-        seconds = search.search.step_seconds
-        rows.append({"epoch": epoch, **asdict(result), "seconds": sum(seconds), "seconds_per_step": median(seconds)})
-        log.append(rows[-1])
-        if search.best is not None and search.best.epoch == epoch:
-            write_tensors(searched, {"supernet": supernet.state_dict(), "architecture": architecture.state_dict()})
-        write_tensors(checkpoint, {"epoch": epoch + 1, "search": search.state_dict()})
-        validated = {} if result.validation_accuracy is None else {"validation": f"{result.validation_accuracy:.3f}"}
-        progress.set_postfix(epoch=epoch + 1, accuracy=f"{result.accuracy:.3f}", **validated, refresh=False)
-    progress.close()
+    with progress_bar(None, args.name or args.search, "step", first * steps, args.epochs * steps) as progress:
+        for epoch in range(first, args.epochs):
+            search.search.step_seconds.clear()
+            result = search.train_epoch(
+                epoch,
+                half("weights", halves[0], epoch),
+                half("architecture", halves[1], epoch),
+                steps,
+                on_step=lambda step: progress.update(),
+            )
+            seconds = search.search.step_seconds
+            row = {"epoch": epoch, **asdict(result), "seconds": sum(seconds), "seconds_per_step": median(seconds)}
+            rows.append(row)
+            log.append(row)
+            if search.best is not None and search.best.epoch == epoch:
+                write_tensors(searched, {"supernet": supernet.state_dict(), "architecture": architecture.state_dict()})
+            write_tensors(checkpoint, {"epoch": epoch + 1, "search": search.state_dict()})
+            shown = {"accuracy": result.accuracy, "validation": result.validation_accuracy}
+            shown = {name: f"{value:.3f}" for name, value in shown.items() if value is not None}
+            progress.set_postfix(epoch=epoch + 1, **shown, refresh=False)
 
-    state = read_tensors(searched)
-    supernet.load_state_dict(state["supernet"])
-    architecture.load_state_dict(state["architecture"])
+    load_searched(searched, supernet, architecture)
     # The temperature is the last epoch's also where the best was an earlier one.
     test = image_batches(data.test, range(len(data.test)), largest_chunk_of(settings), workers=args.workers)
     resident = search.search.resident()
@@ -225,11 +249,12 @@ def derived_settings(args, network, genotype):
 
 def derived_training_settings(args, derived, data, training):
     """How to train a derived network, within the memory budget if there is one, and its predicted peak in MiB."""
+    task = (len(data.classes), data.shape, largest_batch(len(data.train), args.batch_size))
     if args.memory_budget is not None:
-        return fit_training(derived, len(data.classes), data.shape, args.batch_size, training, args.memory_budget)
+        return fit_training(derived, *task, training, args.memory_budget)
     if not args.dry_run:
         return training, None
-    return training, predict_training_mib(derived, len(data.classes), data.shape, args.batch_size, training)
+    return training, predict_training_mib(derived, *task, training)
 
 
 def train_derived(args, device, data, network, genotype, training, searched):
@@ -237,14 +262,14 @@ def train_derived(args, device, data, network, genotype, training, searched):
     settings = derived_settings(args, network, genotype)
     training, _ = derived_training_settings(args, settings, data, training)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.seed)
+        torch.manual_seed(derive_seed(args.seed, "derived initial weights"))
         derived = DerivedNetwork(settings, len(data.classes)).to(device)
     if args.inherit_weights:
         derived.inherit(searched)
     trainer = DerivedTraining(derived, training, args.seed)
     checkpoint = args.path / "derived_checkpoint.pt"
     first = resumed_epochs(checkpoint, trainer, args.derived_epochs)
-    log = JsonLines(args.path / "derived.jsonl", keep=lambda number, row: row.get("epoch") == number < first)
+    log = epoch_log(args.path / "derived.jsonl", first)
     rows = log.kept
     everything = range(len(data.train))
 
@@ -262,14 +287,13 @@ def train_derived(args, device, data, network, genotype, training, searched):
 
     steps = len(epoch_batches(0))
     name = f"{args.name or args.search}, derived"
-    progress = progress_bar(None, name, "step", first * steps, args.derived_epochs * steps)
-    for epoch in range(first, args.derived_epochs):
-        result = trainer.train_epoch(epoch, epoch_batches(epoch), on_step=progress.update)
-        rows.append({"epoch": epoch, **asdict(result)})
-        log.append(rows[-1])
-        write_tensors(checkpoint, {"epoch": epoch + 1, "search": trainer.state_dict()})
-        progress.set_postfix(epoch=epoch + 1, accuracy=f"{result.accuracy:.3f}", refresh=False)
-    progress.close()
+    with progress_bar(None, name, "step", first * steps, args.derived_epochs * steps) as progress:
+        for epoch in range(first, args.derived_epochs):
+            result = trainer.train_epoch(epoch, epoch_batches(epoch), on_step=progress.update)
+            rows.append({"epoch": epoch, **asdict(result)})
+            log.append(rows[-1])
+            write_tensors(checkpoint, {"epoch": epoch + 1, "search": trainer.state_dict()})
+            progress.set_postfix(epoch=epoch + 1, accuracy=f"{result.accuracy:.3f}", refresh=False)
 
     test = image_batches(data.test, range(len(data.test)), args.batch_size, workers=args.workers)
     image = next(iter(image_batches(data.test, [0], 1)))[0].to(device)
@@ -286,6 +310,10 @@ def train_derived(args, device, data, network, genotype, training, searched):
         "derived_peak_memory_test_mib": testing.mib,
     }
     return derived, {name: value for name, value in figures.items() if value is not None}
+
+
+def largest_batch(images, batch_size):
+    return max(map(len, batches(torch.arange(images), batch_size)))
 
 
 def resumed_epochs(checkpoint, trained, epochs):
@@ -305,3 +333,29 @@ def resumed_epochs(checkpoint, trained, epochs):
     if not isinstance(done, int) or not 0 <= done <= epochs:
         raise InputError(f"{checkpoint} does not say how far the run got: name another folder.")
     return done
+
+
+def epoch_log(path, epochs):
+    """The log of a run whose checkpoint has done so many epochs.
+
+    Raises:
+        InputError: it lacks one of them.
+    """
+    log = JsonLines(path, keep=lambda number, row: row.get("epoch") == number < epochs)
+    if len(log.kept) < epochs:
+        raise InputError(f"{path} lacks epoch {len(log.kept)}, which its checkpoint has: name another folder.")
+    return log
+
+
+def load_searched(path, supernet, architecture):
+    """Loads what the best epoch left.
+
+    Raises:
+        InputError: the file is damaged or of something else.
+    """
+    saved = read_tensors(path)
+    try:
+        supernet.load_state_dict(saved["supernet"])
+        architecture.load_state_dict(saved["architecture"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path} is of another run than args.json beside it: name another folder.") from error

@@ -178,6 +178,20 @@ def check_agreement(args: argparse.Namespace, meta_cell: MetaCell, channels: int
         )
 
 
+def files_of_runs(log: str) -> tuple[str, ...]:
+    """What tells that --path holds a run, of any kind: first the ``log`` that one like the present starts with."""
+    return tuple(dict.fromkeys((log, "tasks.jsonl", "search.jsonl", "derived.jsonl", "results.json")))
+
+
+def make_export_folder(path: Path | None) -> None:
+    """Makes the folder of --export, so that one that cannot be made is known before the search."""
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder of --export {path}: {error.strerror}.") from error
+
+
 def first_settings(args: argparse.Namespace) -> dict:
     """What the few-shot and the full task's settings have in common, but for memory."""
     schedule = (args.schedule or FASTEST) if args.step_by_step else ORDINARY

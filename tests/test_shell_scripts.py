@@ -16,6 +16,7 @@ SCRIPTS = [*sorted(ROOT.glob("*.sh")), ROOT / "utils" / "environment.sh", ROOT /
 CALLS = {
     "tfml.sh": ["tfml.py"],
     "tfml_onnas.sh": ["onnas.py"],
+    "onnas_full_task.sh": ["onnas.py"],
     "quickstart.sh": ["tfml.py", "onnas.py", "-m utils.quickstart_table"],
 }
 

@@ -288,6 +288,32 @@ def test_omniglot_trains_on_rotated_classes_too(data):
         assert torch.allclose(image, upright.rot90(quarters, (1, 2)), atol=2 / 255)
 
 
+@pytest.mark.parametrize("dataset", INPUT_SHAPES)
+def test_class_names_are_those_of_the_images(dataset, data):
+    tasks = make(dataset, "test", data)
+    name_of = {}
+    if dataset != "synthetic":
+        transform = Compose([Resize(28), ToTensor()]) if dataset == "omniglot" else ToTensor()
+        for label in tasks.dataset.labels:
+            name = label if isinstance(label, str) else "/".join(label)
+            images = [transform(Image.fromarray(image)) for image in tasks.dataset.data[name][:]]
+            name_of |= {image.numpy().tobytes(): name for image in images}
+    for episode in range(3):
+        names = tasks.class_names(episode)
+        assert len(set(names)) == 3
+        if dataset == "synthetic":
+            for name in names:
+                glyph, number = name.split()
+                assert glyph == "glyph"
+                drawings = SyntheticGlyphs(21, "test")[int(number)]
+                drawings.target_transform = lambda label: label
+                name_of |= {drawings[drawing][0].numpy().tobytes(): name for drawing in range(len(drawings))}
+        (batch,) = episode_loader(tasks, range(episode, episode + 1))
+        for part in ("support", "query"):
+            images, labels = batch[part]
+            assert [name_of[image.numpy().tobytes()] for image in images[0]] == [names[label] for label in labels[0]]
+
+
 def test_background_evaluation_split(data):
     counts = {split: make("omniglot", split, data, use_vinyals_split=False).dataset for split in ("train", "test")}
     assert all(label[0] == "images_background" for label in counts["train"].labels)

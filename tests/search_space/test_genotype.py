@@ -59,6 +59,62 @@ def test_best_pair_of_each_node_and_best_operation_but_none_of_each_edge():
     assert json.loads(json.dumps(genotype.as_dict())) == genotype.as_dict()
 
 
+def logits_of(probabilities: list[float]) -> torch.Tensor:
+    return torch.tensor(probabilities).log()
+
+
+# Of the candidates "none", "skip_connect" and "sep_conv_3x3": the edges into nodes 0 and 1, from states 0, 1 (, 2).
+THREE = ("none", "skip_connect", "sep_conv_3x3")
+ALPHA = [
+    [0.2, 0.3, 0.5],
+    [0.8, 0.1, 0.1],
+    [0.1, 0.2, 0.7],  # the best of 0.7
+    [0.9, 0.06, 0.04],  # the least, though its "none" is the largest of all
+    [0.3, 0.4, 0.3],
+]
+
+
+def architecture_of(alpha: list[list[float]], beta: list[list[float]] | None, edge_weights: str) -> Architecture:
+    """With the same probabilities in both cell types."""
+    architecture = Architecture(2, 3, torch.Generator().manual_seed(0), edge_weights)
+    with torch.no_grad():
+        for groups, values in ((architecture.alpha, alpha), (architecture.beta, beta or [])):
+            for parameters in groups.values():
+                for parameter, row in zip(parameters, values, strict=True):
+                    # A constant added to logits changes no probability.
+                    parameter.copy_(logits_of(row) + 5 * row[0])
+    return architecture
+
+
+def test_edges_that_weigh_alike_are_chosen_by_their_best_candidate():
+    """DARTS: of node 1 the edges of 0.7 and 0.4, not that whose "none" is the most probable."""
+    genotype = read_genotype(architecture_of(ALPHA, None, "equal"), THREE)
+    assert genotype.normal == genotype.reduce
+    assert genotype.normal == (
+        ("sep_conv_3x3", 0),
+        ("skip_connect", 1),  # of a tie the first
+        ("sep_conv_3x3", 0),
+        ("skip_connect", 2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("beta", "pair"),
+    [
+        ([0.4, 0.3, 0.3], (0, 2)),  # 0.28, 0.018, 0.12
+        ([0.05, 0.8, 0.15], (1, 2)),  # 0.035, 0.048, 0.06
+        ([0.09, 0.9, 0.01], (0, 1)),  # 0.063, 0.054, 0.004
+    ],
+)
+def test_edge_normalisation_multiplies_the_best_candidates(beta, pair):
+    """PC-DARTS: an edge's probability times its best candidate's."""
+    genotype = read_genotype(architecture_of(ALPHA, [[0.9, 0.1], beta], "edges"), THREE)
+    best = {0: "sep_conv_3x3", 1: "skip_connect", 2: "skip_connect"}
+    for entries in (genotype.normal, genotype.reduce):
+        assert entries[:2] == (("sep_conv_3x3", 0), ("skip_connect", 1))
+        assert entries[2:] == tuple((best[source], source) for source in pair)
+
+
 # --- Drawn at random ------------------------------------------------------------------------------------------------
 
 

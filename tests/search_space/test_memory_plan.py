@@ -1,6 +1,7 @@
 """The predicted memory against what real searches take, and the choice of a way that fits a budget."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ import torch
 from models.supernet import SupernetSettings
 from search_space import memory_plan
 from search_space.build import build_supernet
+from search_space.full_task import FullTaskSearch
 from search_space.memory_plan import (
     SMALLEST_CHUNK,
+    FullTaskSize,
     Prediction,
     TaskSize,
     largest_chunk,
@@ -162,6 +165,46 @@ def test_options_leave_a_given_split_num_alone():
     (batch,) = options(task_of(DRAWING), settings, (LEANEST,), 5)[0]
     assert largest_chunk(task_of(DRAWING), batch) == 3  # 7 images are three parts: with this flag pairs are allowed
     assert min(len(chunk) for chunk in chunks(torch.arange(7), batch.split_num, batch.smallest_chunk)) == 2
+
+
+# --- A full task ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("half", "batch_size", "split_num", "sizes", "chunk"),
+    [
+        (18, 9, 1, [9, 9], 9),
+        (19, 9, 1, [9, 10], 10),  # a single image joins its neighbour
+        (19, 9, 3, [9, 10], 4),
+        (5, 9, 1, [5], 5),  # fewer than a batch
+        (20, 9, 4, [9, 9, 2], 3),
+        (20, 9, 50, [9, 9, 2], 3),  # pairs, and one of three
+    ],
+)
+def test_full_task_reads_batches_one_by_one_and_tests_micro_batches(half, batch_size, split_num, sizes, chunk):
+    task, settings = FullTaskSize(3, half, (1, 20, 20)), replace(SETTINGS, batch_size=batch_size, split_num=split_num)
+    assert task.batch_sizes(settings) == sizes
+    assert task.images(settings) == 2 * max(sizes)
+    assert largest_chunk(task, settings) == chunk
+    assert task.test_images(settings) == task.test_batch(settings) == chunk
+
+
+@pytest.mark.parametrize(("schedule", "selection", "split_num"), [(ORDINARY, {}, 1), (FASTEST, SELECTION, 3)])
+def test_prediction_is_what_an_epoch_of_a_full_task_takes(schedule, selection, split_num):
+    task = FullTaskSize(3, 15, SHAPES[SHALLOW])
+    settings = replace(SETTINGS, transductive=False, schedule=schedule, split_num=split_num, **selection)
+    prediction = predict(SHALLOW, task, settings)
+    search = FullTaskSearch(*build_supernet(SHALLOW, task.ways, seed=1), settings, 3)
+
+    def read(*sizes: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for size in sizes:  # made when asked for, as from files
+            yield torch.rand(size, *task.shape), torch.arange(size) % task.ways
+
+    result = search.train_epoch(0, read(7, 8), read(7, 8), 2, on_step=lambda step: None)
+    assert prediction.adapting_mib == pytest.approx(result.peak_memory_mib, rel=0.1)
+    with PeakMemory(torch.device("cpu"), search.search.resident()) as testing:
+        search.accuracy(read(largest_chunk(task, settings)))
+    assert testing.mib <= prediction.testing_mib <= prediction.adapting_mib
 
 
 # --- Choosing one ---------------------------------------------------------------------------------------------------
