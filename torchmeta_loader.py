@@ -137,7 +137,7 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         return draws.choice(len(self.dataset), self.num_classes_per_task, replace=False).tolist()
 
     def class_names(self, episode: int) -> list[str]:
-        """What the labels 0, 1, ... of an episode are; a rotated class has its own name."""
+        """What the labels 0, 1, ... of an episode are; a rotated class has the upright one's name."""
         if isinstance(self.dataset, SyntheticGlyphs):
             return [f"glyph {number}" for number in self._classes(episode)]
         names = self.dataset.labels

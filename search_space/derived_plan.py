@@ -16,7 +16,7 @@ from models.textbook_norm import with_textbook_norm
 from search_space.derived_training import DerivedTraining, TrainingSettings
 from search_space.memory_plan import SMALLEST_CHUNK
 from search_space.task_search import chunks
-from utils.errors import InputError
+from utils.errors import BudgetError
 from utils.memory import MIB, LiveTensorBytes
 
 Shape = tuple[int, int, int]
@@ -71,7 +71,7 @@ def fit_training(
     Ordinary back-propagation comes before step-by-step; then the largest micro-batch, of three images at least.
 
     Raises:
-        InputError: none fits; the message names the smallest budget that would do.
+        BudgetError: none fits; the message names the smallest budget that would do.
     """
     predictions: dict[TrainingSettings, float] = {}
 
@@ -91,11 +91,7 @@ def fit_training(
         if parts and fits(parts[-1]):
             way = parts[bisect_left(parts, True, key=fits)]
             return way, predictions[way]
-    least = math.ceil(10 * min(predictions.values())) / 10
-    raise InputError(
-        f"--memory_budget {budget_mib:g} MiB is too little to train the derived network: "
-        f"the smallest that would do is {least:g} MiB."
-    )
+    raise BudgetError(budget_mib, "to train the derived network", min(predictions.values()))
 
 
 def heaviest_genotype(

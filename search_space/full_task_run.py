@@ -30,7 +30,7 @@ from search_space.primitives import FULL_TASK
 from search_space.task_search import SearchSettings, batches, chunk_count
 from utils.cell_picture import draw_genotype
 from utils.draws import derive_seed
-from utils.errors import InputError
+from utils.errors import BudgetError, InputError
 from utils.export import export_network
 from utils.files import file_digest, read_tensors, write_json, write_tensors
 from utils.full_task_data import image_batches, load_full_task, stratified_halves
@@ -82,20 +82,7 @@ def search_full_task(args, device):
     if args.inherit_weights:
         with torch.device("meta"):
             DerivedNetwork(expected, ways).inherit(Supernet(network, ways))
-    predicts = args.memory_budget is not None or args.dry_run
-    if predicts:  # first, as this is what takes the most at the least, so that the budget named will do for both
-        if genotype is None:
-            batch = largest_batch(len(data.train), args.batch_size)
-            expected = heaviest_genotype(expected, network.primitives, ways, data.shape, batch, training)
-        _, derived_mib = derived_training_settings(args, expected, data, training)
-    settings = shared
-    if genotype is None:
-        settings, prediction = choose_settings(args, network, size, shared)
-        if prediction is not None:
-            print(prediction.as_text(settings))
-    if predicts:
-        at_most = "" if genotype else "at most "
-        print(f"derived network: predicted peak of live tensors {at_most}{derived_mib:.1f} MiB training")
+    settings = plan_full_task(args, data, network, genotype, expected, size, shared, training)
     if args.dry_run:
         return
     args.split_num, args.schedule = settings.split_num, settings.schedule
@@ -110,9 +97,10 @@ def search_full_task(args, device):
     values = check_run(args.path, {**vars(args), **digests}, "onnas.py", files_of_runs(log), MAY_CHANGE)
     make_export_folder(args.export)
     open_run(args.path, values)
-    results = {"task": "full", "dataset": args.dataset, "search": args.search, "classes": list(data.classes)}
+    results = {"task": "full", "dataset": args.dataset, "classes": list(data.classes)}
     searched = None
     if genotype is None:
+        results["search"] = args.search
         searched, genotype, figures = run_search(args, device, data, halves, meta_cell, network, settings)
         results |= figures
     save_genotype(genotype, args.path / "genotype.json")
@@ -134,6 +122,39 @@ def search_full_task(args, device):
         )
         print(f"derived network: {' and '.join(map(str, files))}")
     print(f"derived network: test accuracy {results['derived_accuracy']:.4f}; {args.path / 'results.json'}")
+
+
+def plan_full_task(args, data, network, genotype, expected, size, shared, training):
+    """The search's settings; with a budget or in a dry run it prints what search and training will take.
+
+    Args:
+        genotype: None where it is still to be found. expected: the settings of a derived network of its size.
+
+    Raises:
+        BudgetError: too little for one of the two; it names the budget that would do for both.
+    """
+    settings, said, refusals = shared, [], []
+    if genotype is None:
+        try:
+            settings, prediction = choose_settings(args, network, size, shared)
+            said += [] if prediction is None else [prediction.as_text(settings)]
+        except BudgetError as refusal:
+            refusals.append(refusal)
+    if args.memory_budget is not None or args.dry_run:
+        if genotype is None:
+            batch = largest_batch(len(data.train), args.batch_size)
+            expected = heaviest_genotype(expected, network.primitives, size.ways, data.shape, batch, training)
+        try:
+            _, mib = derived_training_settings(args, expected, data, training)
+            at_most = "" if genotype else "at most "
+            said.append(f"derived network: predicted peak of live tensors {at_most}{mib:.1f} MiB training")
+        except BudgetError as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise max(refusals, key=lambda refusal: refusal.least_mib)
+    for line in said:
+        print(line)
+    return settings
 
 
 def data_digest(data):

@@ -18,7 +18,7 @@ from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.build import build_supernet
 from search_space.selection import EXPLORE, HISTORY, Selector
 from search_space.task_search import ORDINARY, Batch, SearchSettings, TaskSearch, batches, chunk_count, query_batches
-from utils.errors import InputError
+from utils.errors import BudgetError
 from utils.memory import MIB, LiveTensorBytes
 
 MOST_CHOICES = 100  # that are drawn to find a heavy one
@@ -43,8 +43,12 @@ class TaskSize:
         return self.ways * self.shots
 
     def test_images(self, settings: SearchSettings) -> int:
-        """Images that testing has in memory beside the former."""
+        """Query images in memory while it is tested."""
         return self.ways * self.queries
+
+    def images_in_testing(self, settings: SearchSettings) -> int:
+        """Of the images that it was adapted to, those in memory while it is tested."""
+        return self.images(settings)
 
     def test_batch(self, settings: SearchSettings) -> int:
         """Images of the largest batch of testing."""
@@ -73,6 +77,9 @@ class FullTaskSize:
 
     def test_images(self, settings: SearchSettings) -> int:
         return self.test_batch(settings)
+
+    def images_in_testing(self, settings: SearchSettings) -> int:
+        return 0
 
     def test_batch(self, settings: SearchSettings) -> int:
         return largest_chunk(self, settings)
@@ -150,6 +157,7 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
     search = _PlannedSearch(supernet, architecture, replace(settings, batch_size=chunk, split_num=1), 0, "plan", 0)
     search.planned = drawn[heaviest]
     test_images, test_batch = task.test_images(settings), task.test_batch(settings)
+    kept = task.images_in_testing(settings)
 
     storageless = FakeTensorMode()
     _take_storage(supernet, storageless)
@@ -171,9 +179,10 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
             optimizer.zero_grad()
         del optimizer, states
         queries, query_labels = _images(test_images, task.shape)
+        images = images[:kept].clone()
         with torch.no_grad(), LiveTensorBytes(search.resident(), [images, queries, query_labels]) as testing:
             mixtures = search.mixtures()
-            if not settings.transductive:
+            if kept and not settings.transductive:
                 search.average_batch_statistics(images[:chunk], mixtures)
             supernet.train(settings.transductive)
             supernet(queries[torch.arange(test_batch)], mixtures)
@@ -206,7 +215,7 @@ def plan(
     """The first way to run a search, of :func:`options`, that fits the budget.
 
     Raises:
-        InputError: none does; the message names the smallest budget that would do.
+        BudgetError: none does; the message names the smallest budget that would do.
     """
     predictions: dict[SearchSettings, Prediction] = {}
 
@@ -223,10 +232,7 @@ def plan(
     remedy = ""
     if least.testing_mib > least.adapting_mib and any(way.transductive for way in predictions):
         remedy = f", for testing; adapting takes {least.adapting_mib:.1f}, and --transductive 0 tests image by image"
-    raise InputError(
-        f"--memory_budget {budget_mib:g} MiB is too little: the smallest that would do is "
-        f"{math.ceil(10 * least.peak_mib) / 10:g} MiB{remedy}."
-    )
+    raise BudgetError(budget_mib, "to search", least.peak_mib, remedy)
 
 
 def _likely_choices(architecture: Architecture, task: Size, settings: SearchSettings) -> list[Choice]:

@@ -25,11 +25,11 @@ from utils.memory import KINDS
 TIMES = ("seconds", "seconds_per_step", "search_seconds", "derived_seconds")
 PEAKS = ("peak_memory_mib", "peak_memory_breakdown_mib", "derived_peak_memory_mib")
 SEARCH_KEYS = {
-    *("accuracy", "search_epochs", "best_epoch", "validation_accuracy", "search_seconds", "seconds_per_step"),
+    *("search", "accuracy", "search_epochs", "best_epoch", "validation_accuracy", "search_seconds", "seconds_per_step"),
     *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib", "supernet_parameters"),
 }
 DERIVED_KEYS = {
-    *("task", "dataset", "search", "classes", "derived_accuracy", "derived_parameters", "derived_macs"),
+    *("task", "dataset", "classes", "derived_accuracy", "derived_parameters", "derived_macs"),
     *("derived_epochs", "derived_seconds", "derived_peak_memory_mib", "derived_peak_memory_test_mib"),
     *("genotype", "settings"),
 }

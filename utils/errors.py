@@ -1,4 +1,6 @@
-"""The one exception whose text is meant for the person who typed the command."""
+"""The exceptions whose text is meant for the person who typed the command."""
+
+import math
 
 
 class InputError(Exception):
@@ -7,3 +9,19 @@ class InputError(Exception):
     The message is one sentence that names the flag or the file and says what would be right. The scripts print it
     and exit with status 2; see :func:`utils.cli.run`.
     """
+
+
+class BudgetError(InputError):
+    """--memory_budget is too little.
+
+    Args:
+        work: what it is too little for, e.g. "to search". least_mib: the smallest budget that would do.
+        remedy: what else would help, to be said at the end.
+    """
+
+    def __init__(self, budget_mib: float, work: str, least_mib: float, remedy: str = ""):
+        self.least_mib = math.ceil(10 * least_mib) / 10
+        super().__init__(
+            f"--memory_budget {budget_mib:g} MiB is too little {work}: the smallest that would do is "
+            f"{self.least_mib:g} MiB{remedy}."
+        )

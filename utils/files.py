@@ -75,7 +75,7 @@ def read_tensors(path: Path) -> object:
     Raises:
         InputError: no such file, or one that is cut short, damaged or something else.
     """
-    refusal = InputError(f"{path} is cut short, damaged or no file of tensors that tfml.py wrote.")
+    refusal = InputError(f"{path} is cut short, damaged or no file of tensors that tfml.py or onnas.py wrote.")
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch.load does not look at the checksums
