@@ -10,17 +10,36 @@ derived.jsonl (a line an epoch), genotype.json, .txt and .png, results.json, arg
 """
 
 import json
+import time
 from collections import Counter
 from dataclasses import asdict
+from itertools import islice
 from statistics import fmean, median
 
 import torch
 
+from models.derived_network import DerivedNetwork
 from models.frozen_supernet import FrozenSupernet
+from models.supernet import Supernet
+from models.textbook_norm import with_textbook_norm
 from search_space.build import build_supernet, load_meta_cell
+from search_space.derived_plan import count_macs
+from search_space.derived_training import DerivedTraining
 from search_space.evaluation import network_figures, search_task, start_task
 from search_space.flags import evaluation_settings
-from search_space.full_task_run import search_full_task
+from search_space.full_task import FullTaskSearch
+from search_space.full_task_plan import (
+    data_digest,
+    derived_settings,
+    derived_training_settings,
+    epoch_log,
+    full_task_network,
+    load_searched,
+    plan_full_task,
+    resumed_epochs,
+    task_size,
+)
+from search_space.genotype import Genotype, random_genotype, save_genotype
 from search_space.memory_plan import TaskSize
 from search_space.methods import network_of
 from search_space.onnas_flags import (
@@ -32,14 +51,18 @@ from search_space.onnas_flags import (
     first_settings,
     make_export_folder,
 )
-from search_space.task_search import batches, chunk_count
+from search_space.task_search import chunk_count
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
+from utils.cell_picture import draw_genotype
 from utils.cli import ArgumentParser, run
 from utils.device import choose_device
+from utils.draws import derive_seed
+from utils.errors import InputError
 from utils.export import export_network
-from utils.files import file_digest, write_json
-from utils.full_task_data import DATASETS
+from utils.files import file_digest, write_json, write_tensors
+from utils.full_task_data import DATASETS, image_batches, load_full_task, stratified_halves
 from utils.intervals import mean_and_ci95
+from utils.memory import PeakMemory
 from utils.progress import progress_bar
 from utils.run_directory import JsonLines, check_run, open_run
 
@@ -67,11 +90,8 @@ def search_few_shot_tasks(args, device):
         print(prediction.as_text(settings))
     if args.dry_run:
         return
-    asked, args.split_num, args.schedule = args.split_num or 1, settings.split_num, settings.schedule
-    sizes = [len(batch) for batch in batches(torch.arange(args.n * args.k), args.batch_size)]
-    chunk_number = min(chunk_count(size, asked) for size in sizes)
-    if chunk_number < asked:
-        print(f"--split_num {asked} would leave single images: the smallest batch is split in {chunk_number}.")
+    say_if_lowered(args.split_num or 1, size, settings)
+    args.split_num, args.schedule = settings.split_num, settings.schedule
     tasks = few_shot_tasks(
         args.dataset,
         "test",
@@ -121,7 +141,7 @@ def search_few_shot_tasks(args, device):
             "peak_memory_mib": heaviest["peak_memory_mib"],
             "peak_memory_breakdown_mib": heaviest["peak_memory_breakdown_mib"],
             "peak_memory_test_mib": max(row["peak_memory_test_mib"] for row in rows),
-            **network_figures(supernet, meta_cell),
+            **network_figures(supernet, architecture, meta_cell),
             "genotype": json.loads(genotypes.most_common(1)[0][0]),  # the one most often found
             "settings": values,
         },
@@ -151,6 +171,206 @@ def export_last_task(args, tasks, meta_cell, supernet, architecture, settings, t
         extra={"dataset": args.dataset, "task": task, "seed": args.seed},
     )
     print(f"task {task}'s network: {' and '.join(map(str, files))}")
+
+
+def say_if_lowered(asked, size, settings):
+    """No micro-batch may hold a single image."""
+    number = min(chunk_count(images, asked) for images in size.batch_sizes(settings))
+    if number < asked:
+        print(f"--split_num {asked} would leave single images: the smallest batch is split in {number}.")
+
+
+# --- Full task ------------------------------------------------------------------------------------------------------
+
+
+def search_full_task(args, device):
+    data = load_full_task(
+        args.dataset, args.data_path, seed=args.seed, input_size=args.input_size, download=args.download
+    )
+    for note in data.notes:
+        print(note)
+    ways = len(data.classes)
+    halves = stratified_halves(data.train.labels, args.seed)
+    meta_cell, network = full_task_network(args, data)
+    if network.partial_channels not in (1, 4):
+        print(f"--partial_channels {network.partial_channels}: the candidates see that part of the channels.")
+    genotype = None if args.genotype is None else Genotype.load(args.genotype)
+    if genotype is not None and args.nodes not in (None, genotype.nodes):
+        raise InputError(f"{args.genotype} has --nodes {genotype.nodes}, not {args.nodes}: leave the flag out.")
+    # Before hours of search: whether whatever network it finds can be built and trained, too.
+    any_genotype = random_genotype(network.primitives, network.nodes, torch.Generator())
+    expected = derived_settings(args, network, genotype or any_genotype)
+    if args.inherit_weights:
+        with torch.device("meta"):
+            DerivedNetwork(expected, ways).inherit(Supernet(network, ways))
+    size = task_size(args, data, halves)
+    settings, said = plan_full_task(args, data, network, genotype, expected, size)
+    for line in said:
+        print(line)
+    if args.dry_run:
+        return
+    if genotype is None:
+        say_if_lowered(args.split_num or 1, size, settings)
+
+    # What counts is the content, not the place; None where there is none, so that none is added either.
+    flags = {
+        **vars(args),
+        **{flag: value for flag, value in network.as_dict().items() if flag in vars(args)},
+        "split_num": settings.split_num,
+        "schedule": settings.schedule,
+        "data_path (SHA-256)": data_digest(data),
+        "meta_cell (SHA-256)": args.meta_cell and file_digest(args.meta_cell),
+        "genotype (SHA-256)": args.genotype and file_digest(args.genotype),
+    }
+    log = "search.jsonl" if genotype is None else "derived.jsonl"  # the first that a run writes
+    values = check_run(args.path, flags, "onnas.py", files_of_runs(log), (*MAY_CHANGE, "genotype"))
+    make_export_folder(args.export)
+    open_run(args.path, values)
+
+    results, searched = {"task": "full", "dataset": args.dataset, "classes": list(data.classes)}, None
+    if genotype is None:
+        searched, genotype, figures = run_search(args, device, data, halves, meta_cell, network, settings, size)
+        results |= {"search": args.search, **figures}
+    save_genotype(genotype, args.path / "genotype.json")
+    save_genotype(genotype, args.path / "genotype.txt")
+    draw_genotype({"normal": genotype.normal, "reduction": genotype.reduce}, args.path / "genotype.png")
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(args.seed, "derived initial weights"))
+        derived = DerivedNetwork(derived_settings(args, network, genotype), ways).to(device)
+    if args.inherit_weights:
+        derived.inherit(searched)
+    del searched  # its memory is for the training
+    results |= train_derived(args, device, data, derived)
+    write_json(args.path / "results.json", {**results, "genotype": genotype.as_dict(), "settings": values})
+    if args.export is not None:
+        files = export_network(
+            with_textbook_norm(derived),
+            data.shape,
+            args.export,
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
+            extra={"dataset": args.dataset, "accuracy": results["derived_accuracy"], "genotype": genotype.as_dict()},
+        )
+        print(f"derived network: {' and '.join(map(str, files))}")
+    print(f"derived network: test accuracy {results['derived_accuracy']:.4f}; {args.path / 'results.json'}")
+
+
+def run_search(args, device, data, halves, meta_cell, network, settings, size):
+    """Searches, epoch by epoch; returns the searched supernet of the best epoch, its genotype, and the figures."""
+    supernet, architecture = build_supernet(network, size.ways, args.seed, device)
+    if meta_cell is not None:
+        meta_cell.unfold(supernet, architecture)
+    search = FullTaskSearch(supernet, architecture, settings, args.seed)
+    checkpoint, searched = args.path / "checkpoint.pt", args.path / "searched.pt"
+    first = resumed_epochs(checkpoint, search, args.epochs)
+    log = epoch_log(args.path / "search.jsonl", first)
+    rows = log.kept
+
+    def half(name, indices, epoch):
+        order = (args.seed, name, epoch)
+        return image_batches(
+            data.train, indices, args.batch_size, epoch_order=order, augment=True, workers=args.workers
+        )
+
+    steps = min(len(half("weights", indices, 0)) for indices in halves)
+    with progress_bar(None, args.name or args.search, "step", first * steps, args.epochs * steps) as progress:
+        for epoch in range(first, args.epochs):
+            started = time.perf_counter()
+            search.search.step_seconds.clear()
+            result = search.train_epoch(
+                epoch,
+                half("weights", halves[0], epoch),
+                half("architecture", halves[1], epoch),
+                steps,
+                on_step=lambda step: progress.update(),
+            )
+            seconds, of_step = time.perf_counter() - started, median(search.search.step_seconds)
+            rows.append({"epoch": epoch, **asdict(result), "seconds": seconds, "seconds_per_step": of_step})
+            log.append(rows[-1])
+            if search.best is not None and search.best.epoch == epoch:
+                states = {"supernet": supernet.state_dict(), "architecture": architecture.state_dict()}
+                write_tensors(searched, {"epoch": epoch, **states})
+            write_tensors(checkpoint, {"epoch": epoch + 1, "state": search.state_dict()})
+            shown = {"accuracy": result.accuracy, "validation": result.validation_accuracy}
+            shown = {name: f"{value:.3f}" for name, value in shown.items() if value is not None}
+            progress.set_postfix(epoch=epoch + 1, **shown, refresh=False)
+
+    for optimizer in search.optimizers:
+        optimizer.state.clear()  # its memory is for testing
+    load_searched(searched, search.best.epoch, supernet, architecture)
+    test = image_batches(data.test, range(len(data.test)), size.test_batch(settings), workers=args.workers)
+    with PeakMemory(device, search.search.resident()) as testing:
+        search.accuracy(islice(test, 1))
+    heaviest = max(rows, key=lambda row: row["peak_memory_mib"])
+    searching = [row for row in rows if row.get("validation_accuracy") is not None]
+    figures = {
+        "accuracy": search.accuracy(test),
+        "search_epochs": args.epochs,
+        "best_epoch": search.best.epoch,
+        "validation_accuracy": search.best.accuracy,
+        "search_seconds": sum(row["seconds"] for row in rows),
+        "seconds_per_step": median(row["seconds_per_step"] for row in searching),
+        "peak_memory_mib": heaviest["peak_memory_mib"],
+        "peak_memory_breakdown_mib": heaviest["peak_memory_breakdown_mib"],
+        "peak_memory_test_mib": testing.mib,
+        **network_figures(supernet, architecture, meta_cell),
+    }
+    return supernet, search.best.genotype, figures
+
+
+def train_derived(args, device, data, derived):
+    """Trains a derived network on the whole training set and tests it; returns the figures."""
+    training, _ = derived_training_settings(args, derived.settings, data)
+    trainer = DerivedTraining(derived, training, args.seed)
+    checkpoint = args.path / "derived_checkpoint.pt"
+    first = resumed_epochs(checkpoint, trainer, args.derived_epochs)
+    log = epoch_log(args.path / "derived.jsonl", first)
+    rows = log.kept
+
+    def epoch_batches(epoch):
+        return image_batches(
+            data.train,
+            range(len(data.train)),
+            args.batch_size,
+            epoch_order=(args.seed, "derived", epoch),
+            augment=True,
+            cutout=args.cutout,
+            workers=args.workers,
+        )
+
+    steps = len(epoch_batches(0))
+    name = f"{args.name or args.search}, derived"
+    with progress_bar(None, name, "step", first * steps, args.derived_epochs * steps) as progress:
+        for epoch in range(first, args.derived_epochs):
+            result = trainer.train_epoch(epoch, epoch_batches(epoch), on_step=progress.update)
+            rows.append({"epoch": epoch, **asdict(result)})
+            log.append(rows[-1])
+            write_tensors(checkpoint, {"epoch": epoch + 1, "state": trainer.state_dict()})
+            progress.set_postfix(epoch=epoch + 1, accuracy=f"{result.accuracy:.3f}", refresh=False)
+
+    trainer.optimizer.state.clear()  # its memory is for testing
+    chunk = -(-args.batch_size // chunk_count(args.batch_size, training.split_num))
+    test = image_batches(data.test, range(len(data.test)), chunk, workers=args.workers)
+    peaks = {}
+    for use, batch in (("test", next(iter(test))), ("inference", next(iter(image_batches(data.test, [0], 1))))):
+        with PeakMemory(device, [*derived.parameters(), *derived.buffers()], batch) as memory:
+            trainer.accuracy([batch])
+        peaks[use] = memory.mib
+    figures = {
+        "derived_accuracy": trainer.accuracy(test),
+        "derived_parameters": derived.parameter_count,
+        "derived_macs": count_macs(derived, data.shape),
+        "derived_epochs": args.derived_epochs,
+        "derived_seconds": sum(row["seconds"] for row in rows),
+        "derived_split_num": training.split_num,
+        "derived_step_by_step": training.step_by_step,
+        "derived_peak_memory_mib": max((row["peak_memory_mib"] for row in rows), default=None),
+        "derived_peak_memory_test_mib": peaks["test"],
+        "derived_peak_memory_inference_mib": peaks["inference"],
+    }
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def main():

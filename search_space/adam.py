@@ -11,7 +11,9 @@ class MomentumFreeAdam(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "beta2": beta2, "eps": eps, "weight_decay": weight_decay})
+        # With "fused", load_state_dict brings a step count to its parameter's device, where the fused kernel wants it.
+        defaults = {"lr": lr, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "fused": True}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure=None):

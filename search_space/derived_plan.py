@@ -64,11 +64,21 @@ def predict_inference_mib(settings: DerivedSettings, ways: int, shape: Shape) ->
 
 
 def fit_training(
-    settings: DerivedSettings, ways: int, shape: Shape, batch: int, training: TrainingSettings, budget_mib: float
+    settings: DerivedSettings,
+    ways: int,
+    shape: Shape,
+    batch: int,
+    training: TrainingSettings,
+    budget_mib: float,
+    split_num: int | None = None,
 ) -> tuple[TrainingSettings, float]:
     """The settings of the fastest way to train that fits the budget, and its predicted peak in MiB.
 
-    Ordinary back-propagation comes before step-by-step; then the largest micro-batch, of three images at least.
+    Ordinary back-propagation comes before step-by-step, which ``training`` may rule out; then the largest micro-batch,
+    of three images at least. To test in such micro-batches takes less.
+
+    Args:
+        split_num: leaves no choice of the micro-batch; None: any.
 
     Raises:
         BudgetError: none fits; the message names the smallest budget that would do.
@@ -81,9 +91,9 @@ def fit_training(
         return predictions[way] <= budget_mib
 
     by_chunk = {}
-    for split_num in range(1, max(1, batch // SMALLEST_CHUNK) + 1):
-        by_chunk.setdefault(math.ceil(batch / split_num), split_num)
-    for step_by_step in (False, True):
+    for number in [split_num] if split_num else range(1, max(1, batch // SMALLEST_CHUNK) + 1):
+        by_chunk.setdefault(math.ceil(batch / number), number)
+    for step_by_step in (False, True) if training.step_by_step else (False,):
         # A whole batch finds no gradient there, so it may take less than a part; among parts a smaller one takes less.
         whole, *parts = (replace(training, split_num=number, step_by_step=step_by_step) for number in by_chunk.values())
         if fits(whole):

@@ -90,14 +90,14 @@ class DerivedTraining:
 
         def step(images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int, int]:
             loss, right = self.add_gradient(images, labels, probability, draws)
-            norm = self.step()
+            loss, right, norm = torch.stack([loss, right.float(), self.step()]).tolist()
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise InputError(
                     f"the derived network's training diverged in epoch {epoch}: "
                     f"--derived_lr must be smaller than {self.settings.lr:g}."
                 )
             on_step()
-            return loss.item() * len(labels), right.item(), len(labels)
+            return loss * len(labels), round(right), len(labels)
 
         momenta = (state["momentum_buffer"] for state in self.optimizer.state.values())
         resident = [*self.network.parameters(), *self.network.buffers()]

@@ -88,13 +88,12 @@ def search_task(
     )
 
 
-def network_figures(supernet: Supernet, meta_cell: MetaCell | None) -> dict:
+def network_figures(supernet: Supernet, architecture: Architecture, meta_cell: MetaCell | None) -> dict:
     """Sizes of a supernet and of the meta-cell that it was unfolded from, if any."""
-    parameters = sum(parameter.numel() for parameter in supernet.parameters())
-    if meta_cell is None:
-        return {"supernet_parameters": parameters}
-    return {
-        "supernet_parameters": parameters,
-        "supernet_storage_mib": meta_cell.separate(supernet).parameter_bytes() / MIB,
-        "meta_cell_storage_mib": meta_cell.parameter_bytes() / MIB,
+    figures = {
+        "supernet_parameters": sum(parameter.numel() for parameter in supernet.parameters()),
+        "supernet_storage_mib": MetaCell.of(supernet, architecture, separate=True).parameter_bytes() / MIB,
     }
+    if meta_cell is not None:
+        figures["meta_cell_storage_mib"] = meta_cell.parameter_bytes() / MIB
+    return figures

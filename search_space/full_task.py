@@ -77,7 +77,7 @@ class FullTaskSearch:
             epoch: its number, from 0.
             training, validation: batches of images (N, C, H, W) and labels (N,), of the weights' and of the
                 architecture's half; of the latter none is read while warming up.
-            steps: how many there will be.
+            steps: how many there will be in an epoch that searches.
             on_step: is told of each.
 
         Raises:
@@ -102,7 +102,8 @@ class FullTaskSearch:
             )
             if not math.isfinite(result.loss):
                 raise InputError(
-                    f"the search diverged in epoch {epoch}: --w_lr must be smaller than {self.settings.w_lr:g}."
+                    f"the search diverged in epoch {epoch}: --w_lr must be smaller than {self.settings.w_lr:g}, "
+                    f"or --alpha_lr than {self.settings.alpha_lr:g}."
                 )
             on_step(result)
             return result
@@ -140,11 +141,11 @@ class FullTaskSearch:
     def accuracy(self, batches: Batches) -> float:
         """The share of right answers of the relaxed, soft-pruned supernet as it is, BN by its running statistics.
 
-        The temperature is that of the last epoch.
+        The temperature is that of the best epoch, whose weights are to be loaded.
         """
-        last = self.settings.architecture_epochs
-        self.search.normalizer = self.settings.normalizer.annealed(last - 1, last)
-        supernet, mixtures = self.search.supernet.eval(), self.search.mixtures()
+        settings, supernet = self.settings, self.search.supernet.eval()
+        normalizer = settings.normalizer.annealed(self.best.epoch - self.warm_up_epochs, settings.architecture_epochs)
+        mixtures = self.search.architecture.mixtures(normalizer, settings.prune_threshold)
         device = supernet.head.weight.device
         right, seen = 0, 0
         for images, labels in batches:
@@ -173,7 +174,7 @@ class FullTaskSearch:
         self.search.architecture.load_state_dict(state["architecture"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        self.search.selector.history.load_state_dict(state["history"])
+        self.search.selector.history.load_state_dict(state["history"], self.search.supernet.head.weight.device)
         if state["best"] is not None:
             genotype = Genotype.from_dict(state["best"]["genotype"], "the checkpoint")
             self.best = Best(state["best"]["epoch"], state["best"]["accuracy"], genotype)

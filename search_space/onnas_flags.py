@@ -135,6 +135,8 @@ def check_flags(parser: ArgumentParser, args: argparse.Namespace, datasets: Data
         parser.error(f"argument --dataset: --task {args.task} knows {known}, not {args.dataset}")
     if few_shot and args.meta_cell is None:
         parser.error("argument --meta_cell: --task fewshot needs one, written by tfml.py")
+    if not few_shot and args.hp_setting is not None:
+        parser.error("argument --hp_setting: goes with --task fewshot")
     if few_shot and args.genotype is not None:
         parser.error("argument --genotype: goes with --task full")
     if args.unrolled and args.search != "darts":

@@ -69,9 +69,12 @@ class UpdateHistory:
         """All that is kept, in tensors and plain values."""
         return {"last": self._last, "updates": {name: list(updates) for name, updates in self._updates.items()}}
 
-    def load_state_dict(self, state: dict) -> None:
-        self._last = dict(state["last"])
-        self._updates = {name: deque(updates, maxlen=HISTORY) for name, updates in state["updates"].items()}
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        self._last = {name: tensor.to(device) for name, tensor in state["last"].items()}
+        self._updates = {
+            name: deque((update.to(device) for update in updates), maxlen=HISTORY)
+            for name, updates in state["updates"].items()
+        }
 
     def expected(self, name: str, steps_left: int) -> torch.Tensor | None:
         """The expected final value of a parameter; None until there are enough updates."""

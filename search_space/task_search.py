@@ -30,7 +30,7 @@ class SearchSettings:
     """How a task is adapted, in meta-training and on the device.
 
     epochs: passes over the support set.
-    architecture_epochs: how many of them, from the first, adapt alpha and beta too.
+    architecture_epochs: those that adapt alpha and beta too: of a few-shot task the first, of a full one the last.
     batch_size: images of a batch; split_num: chunks of a batch, whose gradients are accumulated, each of
         smallest_chunk images at least. A single one is never enough: BN would leave nothing of it.
     sampleno: candidates per edge that get gradient, None: all; alpha_expect: chosen by expectation.
@@ -75,7 +75,10 @@ class Optimizers(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Before the step: loss and accuracy on the weights' batch; accuracy on alpha and beta's, None without one."""
+    """Loss and accuracy on the weights' batch, and accuracy on that of alpha and beta, None without one.
+
+    Each before its own step; with ``unrolled`` the latter one weight step ahead.
+    """
 
     loss: float
     accuracy: float

@@ -27,10 +27,12 @@ PEAKS = ("peak_memory_mib", "peak_memory_breakdown_mib", "derived_peak_memory_mi
 SEARCH_KEYS = {
     *("search", "accuracy", "search_epochs", "best_epoch", "validation_accuracy", "search_seconds", "seconds_per_step"),
     *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib", "supernet_parameters"),
+    "supernet_storage_mib",
 }
 DERIVED_KEYS = {
     *("task", "dataset", "classes", "derived_accuracy", "derived_parameters", "derived_macs"),
     *("derived_epochs", "derived_seconds", "derived_peak_memory_mib", "derived_peak_memory_test_mib"),
+    *("derived_peak_memory_inference_mib", "derived_split_num", "derived_step_by_step"),
     *("genotype", "settings"),
 }
 LOGS = {"search.jsonl", "derived.jsonl"}
@@ -217,7 +219,7 @@ def test_results_sum_up_the_search(whole):
 def test_results_of_the_derived_network_are_those_of_one_rebuilt_from_the_files(whole, drawn):
     results, training = results_of(whole), rows(whole / "derived.jsonl")
     network = derived_network(results)
-    network.load_state_dict(torch.load(whole / "derived_checkpoint.pt", weights_only=True)["search"]["network"])
+    network.load_state_dict(torch.load(whole / "derived_checkpoint.pt", weights_only=True)["state"]["network"])
     assert results["derived_parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert results["derived_accuracy"] == accuracy_of(network, drawn)
     macs = []
@@ -285,9 +287,7 @@ def test_search_starts_from_a_meta_cell(full_task, trained, tmp_path):
     path = tmp_path / "run"
     full_task.from_meta_cell(trained / "meta_cell.pt", path, "--derived_epochs", 0, "--w_lr", 0).succeeded()
     results = results_of(path)
-    assert set(results) == (SEARCH_KEYS | DERIVED_KEYS | {"meta_cell_storage_mib", "supernet_storage_mib"}) - {
-        "derived_peak_memory_mib"
-    }
+    assert set(results) == (SEARCH_KEYS | DERIVED_KEYS | {"meta_cell_storage_mib"}) - {"derived_peak_memory_mib"}
     values = torch.load(trained / "meta_cell.pt", weights_only=True)
     searched = torch.load(path / "searched.pt", weights_only=True)["supernet"]
     for name, tensor in values["stem"].items():  # as nothing was learnt
@@ -407,7 +407,7 @@ def test_damaged_checkpoint_is_refused_by_name(full_task, copied, name):
     """One that is cut short, and one of something else."""
     content = (copied / name).read_bytes()
     others = [content[: len(content) // 2]]
-    torch.save({"epoch": 1, "search": {}, "supernet": []}, copied / "other")
+    torch.save({"epoch": 1, "state": {}, "supernet": []}, copied / "other")
     others.append((copied / "other").read_bytes())
     for other in others:
         (copied / name).write_bytes(other)

@@ -30,10 +30,12 @@ FEW_SHOT, FULL = "fewshot", "full"
 # Methods whose meta-cell is of another kind: the flag that names it, and what makes it.
 OWN_CELLS = {
     "metanas": ("metanas_cells", "tfml.py --cells separate"),
-    "pcdarts": ("pcdarts_cell", "tfml.py --partial_channels 4"),
+    "pcdarts": ("pcdarts_cell", "tfml.py --partial_channels K"),
 }
 NOT_PASSED_ON = ("--path", "--search", "--task", "--dry_run", "--genotype", "--export")
-SHARED = ("--dataset", "--n", "--k", "--q", "--use_vinyals_split", "--eval_epochs", "--seed")  # what makes the tasks
+# What makes the tasks.
+DATA = ("--dataset", "--data_path", "--input_size", "--use_vinyals_split")
+SHARED = (*DATA, "--n", "--k", "--q", "--eval_epochs", "--seed")
 SECONDS_TO_STOP = 10  # what a run may take to end after Ctrl-C
 
 
@@ -266,7 +268,8 @@ def check_same_tasks(outcome: Outcome, reference: Outcome) -> None:
         result, settings = side.results[0], side.results[0]["settings"]
         return {
             **{key: result.get(key) for key in ("dataset", "ways", "shots", "queries")},
-            **{f"--{flag}": settings.get(flag) for flag in ("seed", "use_vinyals_split")},
+            **{f"--{flag}": settings.get(flag) for flag in ("seed", "use_vinyals_split", "input_size")},
+            "--data_path (by its content)": settings.get("data_path (SHA-256)"),
             "number of tasks (--eval_epochs)": len(side.samples),
         }
 

@@ -13,7 +13,7 @@ from models.derived_network import DerivedNetwork, DerivedSettings
 from search_space import derived_plan
 from search_space.derived_plan import count_macs, fit_training, predict_inference_mib, predict_training_mib
 from search_space.derived_training import DerivedTraining, TrainingSettings
-from utils.errors import InputError
+from utils.errors import BudgetError, InputError
 from utils.memory import PeakMemory
 
 WAYS, SHAPE, BATCH = 3, (3, 16, 16), 15
@@ -111,29 +111,41 @@ def test_fit_takes_ordinary_training_first_and_then_the_largest_micro_batch(tabl
         for step_by_step, least in ((False, 10), (True, 2))
         for size in sizes
     ]
+    training = replace(TRAINING, step_by_step=True)
     for budget in range(4, 40):
         fitting = [way for way in ways if way[2] <= budget]
         if not fitting:
             with pytest.raises(InputError, match="--memory_budget"):
-                fit_training(NETWORK, WAYS, SHAPE, batch, TRAINING, budget)
+                fit_training(NETWORK, WAYS, SHAPE, batch, training, budget)
             continue
         table.clear()
-        way, prediction = fit_training(NETWORK, WAYS, SHAPE, batch, TRAINING, budget)
+        way, prediction = fit_training(NETWORK, WAYS, SHAPE, batch, training, budget)
         assert (way.step_by_step, micro_batch(batch, way), prediction) == fitting[0]
-        assert replace(way, split_num=1, step_by_step=False) == TRAINING
+        assert replace(way, split_num=1) == replace(training, step_by_step=way.step_by_step)
         assert len(table) == len(set(table)) <= 8  # a prediction takes seconds
 
 
 def test_fit_names_the_smallest_budget_that_would_do(monkeypatch):
     monkeypatch.setattr(derived_plan, "predict_training_mib", cache(predict_training_mib))
     with pytest.raises(InputError, match=r"--memory_budget 0.1 MiB is too little") as refusal:
-        fit_training(NETWORK, WAYS, SHAPE, BATCH, TRAINING, 0.1)
+        fit_training(NETWORK, WAYS, SHAPE, BATCH, replace(TRAINING, step_by_step=True), 0.1)
     text = str(refusal.value)
     assert "\n" not in text
     budget = float(re.search(r"the smallest that would do is ([0-9.]+) MiB\.$", text).group(1))
-    way, prediction = fit_training(NETWORK, WAYS, SHAPE, BATCH, TRAINING, budget)
+    way, prediction = fit_training(NETWORK, WAYS, SHAPE, BATCH, replace(TRAINING, step_by_step=True), budget)
     assert (way.step_by_step, way.split_num) == (True, 5)
     assert budget - 0.1 < prediction <= budget
     assert measured_training_mib(NETWORK, way) <= budget
     with pytest.raises(InputError):
-        fit_training(NETWORK, WAYS, SHAPE, BATCH, TRAINING, budget - 0.1)
+        fit_training(NETWORK, WAYS, SHAPE, BATCH, replace(TRAINING, step_by_step=True), budget - 0.1)
+
+
+def test_fit_leaves_what_is_given(table):
+    """A micro-batch that is asked for, and ordinary back-propagation where step by step is ruled out."""
+    way, _ = fit_training(NETWORK, WAYS, SHAPE, 20, replace(TRAINING, step_by_step=True), 1000, split_num=4)
+    assert (way.split_num, way.step_by_step) == (4, False)
+    way, _ = fit_training(NETWORK, WAYS, SHAPE, 20, replace(TRAINING, step_by_step=True), 10, split_num=4)
+    assert (way.split_num, way.step_by_step) == (4, True)  # 5 images and 2 + 1, where ordinary takes 5 + 10 + 1
+    with pytest.raises(BudgetError) as refusal:
+        fit_training(NETWORK, WAYS, SHAPE, 20, TRAINING, 10, split_num=4)
+    assert refusal.value.least_mib == 16

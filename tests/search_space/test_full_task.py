@@ -171,19 +171,39 @@ def test_selection_is_drawn_by_epoch_and_follows_the_updates_before():
     assert len(search.search.selector.history.expected("alpha.normal.0", 0)) == len(FULL_TASK)
 
 
-def test_accuracy_is_of_running_statistics_at_the_last_temperature():
+def test_accuracy_is_of_running_statistics_at_the_best_epochs_temperature():
     search = start()
     train(search, range(4))
+    search.best = replace(search.best, epoch=2)
+    after = search.search.normalizer
     images, labels = random_images(7, seed=5), torch.arange(7) % WAYS
     supernet = search.search.supernet.eval()
-    normalizer = SETTINGS.normalizer.annealed(2, 3)
-    assert normalizer.temperature == pytest.approx(0.1)
+    normalizer = SETTINGS.normalizer.annealed(1, 3)
+    assert normalizer.temperature == pytest.approx(0.55)
     with torch.no_grad():
         mixtures = search.search.architecture.mixtures(normalizer, SETTINGS.prune_threshold)
         one_by_one = torch.cat([supernet(image[None], mixtures) for image in images])
     expected = (one_by_one.argmax(1) == labels).float().mean().item()
     parts = zip(images.split(3), labels.split(3), strict=True)
     assert search.accuracy(parts) == pytest.approx(expected)
+    assert search.search.normalizer is after
+
+
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter")
+def test_state_goes_to_the_network_s_device(tmp_path):
+    """A checkpoint is read on the CPU; a GPU's kernels want all of it beside the weights."""
+    search = start(replace(SETTINGS, sampleno=2, beta_sampling=True))
+    train(search, range(2))
+    write_tensors(tmp_path / "state.pt", search.state_dict())
+    state = read_tensors(tmp_path / "state.pt")
+    there = start(replace(SETTINGS, sampleno=2, beta_sampling=True))
+    for module in (there.search.supernet, there.search.architecture):
+        module.to("meta")
+    there.optimizers = there.search.new_optimizers()
+    there.load_state_dict(state)
+    tensors = list(there._state_tensors())
+    assert len(tensors) > 100
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 def test_first_steps_are_metered(monkeypatch):
