@@ -204,6 +204,8 @@ def search_full_task(args, device):
         with torch.device("meta"):
             DerivedNetwork(expected, ways).inherit(Supernet(network, ways))
     size = task_size(args, data, halves)
+    if args.memory_budget is not None or args.dry_run:
+        print("Working out the memory of searching and training, a minute or two ...", flush=True)
     settings, said = plan_full_task(args, data, network, genotype, expected, size)
     for line in said:
         print(line)
