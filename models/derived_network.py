@@ -20,7 +20,7 @@ from models.operations import (
     weighted_operation,
 )
 from models.search_cell import NEWER, OLDER, SearchCell, convolve_states
-from models.supernet import STEM, Supernet, pooled
+from models.supernet import STEM, Supernet, check_cells, check_size, pooled
 from models.textbook_norm import exchange_norms
 from utils.errors import InputError
 
@@ -47,26 +47,8 @@ class DerivedSettings:
     auxiliary: bool = False
 
     def __post_init__(self):
-        numbers = {
-            "in_channels": (self.in_channels, 1, 64),
-            "--derived_channels": (self.channels, 2, 4096),
-            "--derived_layers": (self.layers, 1, 64),
-        }
-        for name, (value, low, high) in numbers.items():
-            if not isinstance(value, int) or not low <= value <= high:
-                raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r:.40}.")
-        if self.channels % 2:
-            raise InputError(
-                f"--derived_channels must be even (a reduction makes them of two halves), got {self.channels}."
-            )
-        if len(set(self.reduction_layers)) != len(self.reduction_layers):
-            raise InputError("--reduction_layers must be different cells.")
-        outside = [layer for layer in self.reduction_layers if not 0 <= layer < self.layers]
-        if outside:
-            raise InputError(
-                f"--reduction_layers must be from 0 to {self.layers - 1} with --derived_layers {self.layers}, "
-                f"got {outside[0]}."
-            )
+        check_size("in_channels", self.in_channels, 1, 64)
+        check_cells("--derived_channels", self.channels, "--derived_layers", self.layers, self.reduction_layers)
         _check_edges("normal", self.normal)
         _check_edges("reduce", self.reduce)
         if len(self.normal) != len(self.reduce):

@@ -17,6 +17,33 @@ NORMAL, REDUCTION = CELL_TYPES = ("normal", "reduction")
 PAIRS, EDGES, EQUAL = EDGE_WEIGHTS = ("pairs", "edges", "equal")
 
 
+def check_size(name: str, value: object, low: int, high: int) -> None:
+    """Raises:
+    InputError: ``value`` is not a whole number within the bounds.
+    """
+    if not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r:.40}.")
+
+
+def check_cells(channels_flag: str, channels: int, layers_flag: str, layers: int, reductions: tuple[int, ...]) -> None:
+    """Checks what every network of cells has: C channels, its number of cells, and which of them are of stride 2.
+
+    Raises:
+        InputError: one of them is not what it should be; it is named by its flag.
+    """
+    check_size(channels_flag, channels, 2, 4096)
+    check_size(layers_flag, layers, 1, 64)
+    if channels % 2:
+        raise InputError(f"{channels_flag} must be even (a reduction makes them of two halves), got {channels}.")
+    if len(set(reductions)) != len(reductions):
+        raise InputError("--reduction_layers must be different cells.")
+    outside = [layer for layer in reductions if not 0 <= layer < layers]
+    if outside:
+        raise InputError(
+            f"--reduction_layers must be from 0 to {layers - 1} with {layers_flag} {layers}, got {outside[0]}."
+        )
+
+
 @dataclass(frozen=True)
 class SupernetSettings:
     """What is needed to build a supernet, and to know whether a meta-cell fits one.
@@ -35,28 +62,16 @@ class SupernetSettings:
     partial_channels: int = 1
 
     def __post_init__(self):
-        numbers = {
-            "in_channels": (self.in_channels, 1, 64),
-            "--init_channels": (self.init_channels, 2, 4096),
-            "--layers": (self.layers, 1, 64),
-            "--nodes": (self.nodes, 1, 8),
-            "--partial_channels": (self.partial_channels, 1, 64),
-        }
-        for name, (value, low, high) in numbers.items():
-            if not isinstance(value, int) or not low <= value <= high:
-                raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r:.40}.")
+        check_size("in_channels", self.in_channels, 1, 64)
+        check_size("--nodes", self.nodes, 1, 8)
+        check_size("--partial_channels", self.partial_channels, 1, 64)
+        check_cells("--init_channels", self.init_channels, "--layers", self.layers, self.reduction_layers)
         if (
             not self.primitives
             or not set(self.primitives) <= OPERATIONS
             or len(set(self.primitives)) != len(self.primitives)
         ):
             raise InputError(f"the candidates must be different ones of {', '.join(sorted(OPERATIONS))}.")
-        if len(set(self.reduction_layers)) != len(self.reduction_layers):
-            raise InputError("--reduction_layers must be different cells.")
-        if self.init_channels % 2:
-            raise InputError(
-                f"--init_channels must be even (a reduction makes them of two halves), got {self.init_channels}."
-            )
         if self.init_channels % (2 * self.partial_channels):
             raise InputError(
                 f"--init_channels must be a multiple of {2 * self.partial_channels} with --partial_channels "
@@ -64,12 +79,6 @@ class SupernetSettings:
             )
         if self.edge_weights not in EDGE_WEIGHTS:
             raise InputError(f"edge_weights must be one of {', '.join(EDGE_WEIGHTS)}, got {self.edge_weights!r:.40}.")
-        outside = [layer for layer in self.reduction_layers if not 0 <= layer < self.layers]
-        if outside:
-            last = self.layers - 1
-            raise InputError(
-                f"--reduction_layers must be from 0 to {last} with --layers {self.layers}, got {outside[0]}."
-            )
 
     def as_dict(self) -> dict:
         """Plain values only, for JSON and for ``torch.load(weights_only=True)``."""
