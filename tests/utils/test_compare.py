@@ -276,7 +276,7 @@ def test_one_seed_of_the_full_task(comparison):
 REFUSED = {
     "--methods full darts": "--methods full needs --meta_cell FILE",
     "--methods full metanas --meta_cell x": "--metanas_cells FILE: the meta_cell.pt that tfml.py --cells separate",
-    "--methods pcdarts --meta_cell x": "--pcdarts_cell FILE: the meta_cell.pt that tfml.py --partial_channels 4",
+    "--methods pcdarts --meta_cell x": "--pcdarts_cell FILE: the meta_cell.pt that tfml.py --partial_channels K",
     "--meta_cell x": "--methods pcdarts needs --pcdarts_cell",
     "--meta_cell=": "--methods full needs --meta_cell FILE",
     "--methods full full --meta_cell x": "each method once",
