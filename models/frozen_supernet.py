@@ -14,7 +14,7 @@ from models.textbook_norm import with_textbook_norm
 class FrozenSource(nn.Module):
     """What leaves one state of a cell, in the place of its :class:`Source`: the candidates that are active.
 
-    Nothing is done in place, and nothing asks whether there is a gradient: to trace what does takes ten times as long.
+    Nothing is done in place or under a switched gradient mode: to trace what is takes ten times as long.
     """
 
     def __init__(self, source: Source, mixture: Mixture):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from search_space import methods
 from tests.conftest import ROOT, Scripts, contents, rows, wait_for
 from utils import compare
 from utils.cli import run
@@ -381,3 +382,8 @@ def test_two_searches_of_the_same_tasks(trained, tmp_path, monkeypatch, capsys):
     full, onnas = (rows(tmp_path / "compare" / method / "tasks.jsonl") for method in ("full", "onnas"))
     differences = [one["accuracy"] - other["accuracy"] for one, other in zip(onnas, full, strict=True)]
     assert written[1]["difference"] == pytest.approx(sum(differences) / len(differences))
+
+
+def test_every_method_can_be_compared():
+    """utils must not know search_space, so the names stand there a second time."""
+    assert set(compare.METHODS) == set(methods.METHODS)
