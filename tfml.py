@@ -117,7 +117,8 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
 def meta_test(meta_cell, supernet, architecture, settings, seed, loader):
     """Searches the test tasks; returns the metrics of a meta-test."""
     results = [
-        search_task(meta_cell, supernet, architecture, settings, batch, seed, task) for task, batch in enumerate(loader)
+        search_task(meta_cell, supernet, architecture, settings, batch, seed, task, measure=False)
+        for task, batch in enumerate(loader)
     ]
     accuracy, ci95 = mean_and_ci95([result.accuracy for result in results])
     losses = [result.loss for result in results]

@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from models.meta_cell import MetaCell
@@ -19,7 +20,7 @@ class TaskResult:
 
     seconds: of the adaptation. seconds_per_step: median; a step is an architecture and a weight step on one batch.
     peak_memory_mib, peak_memory_test_mib: of adapting and of testing; peak_memory_breakdown_mib: the former's parts, of
-        live tensor bytes by kind.
+        live tensor bytes by kind. None where they were not measured.
     """
 
     task: int
@@ -28,9 +29,9 @@ class TaskResult:
     loss: float | None
     seconds: float
     seconds_per_step: float
-    peak_memory_mib: float
-    peak_memory_breakdown_mib: dict[str, float]
-    peak_memory_test_mib: float
+    peak_memory_mib: float | None
+    peak_memory_breakdown_mib: dict[str, float] | None
+    peak_memory_test_mib: float | None
     genotype: dict
 
 
@@ -55,12 +56,14 @@ def search_task(
     batch: dict,
     seed: int,
     task: int,
+    measure: bool,
 ) -> TaskResult:
     """Unfolds the meta-cell, adapts to the support set and tests on the queries.
 
     Args:
         batch: one task, {"support": [images (1, N, C, H, W), labels (1, N)], "query": ...}.
         task: its number; with the seed it settles every draw.
+        measure: whether to measure the peaks of memory, which takes time.
     """
     device = supernet.head.weight.device
     images, labels, query, query_labels = (
@@ -68,11 +71,13 @@ def search_task(
     )
     search = start_task(meta_cell, supernet, architecture, settings, seed, task)
     before = search.classify(query, query_labels, images)
+    adapting = PeakMemory(device, search.resident(), [images, labels]) if measure else None
     started = time.perf_counter()
-    with PeakMemory(device, search.resident(), [images, labels]) as adapting:
+    with adapting or nullcontext():
         search.adapt(images, labels)
     seconds = time.perf_counter() - started
-    with PeakMemory(device, search.resident(), [images, query, query_labels]) as testing:
+    testing = PeakMemory(device, search.resident(), [images, query, query_labels]) if measure else None
+    with testing or nullcontext():
         after = search.classify(query, query_labels, images)
     return TaskResult(
         task,
@@ -81,9 +86,9 @@ def search_task(
         after.loss if math.isfinite(after.loss) else None,
         seconds,
         statistics.median(search.step_seconds),
-        adapting.mib,
-        adapting.breakdown_mib,
-        testing.mib,
+        adapting and adapting.mib,
+        adapting and adapting.breakdown_mib,
+        testing and testing.mib,
         read_genotype(architecture, supernet.settings.primitives).as_dict(),
     )
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import onnas
+from onnas import METERED_TASKS
 from tests.conftest import contents, fill, rows, wait_for
 from utils.memory import KINDS
 
@@ -86,6 +87,18 @@ def test_results_sum_up_the_tasks(searched):
     assert results["genotype"] in [row["genotype"] for row in tasks]
     assert results["settings"] == json.loads((searched / "args.json").read_text())
     assert 0.4 < results["meta_cell_storage_mib"] / results["supernet_storage_mib"] < 0.6  # two cells
+
+
+def test_the_first_tasks_are_measured_and_the_others_timed(scripts, trained, tmp_path):
+    path = tmp_path / "run"
+    scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", METERED_TASKS + 2).succeeded()
+    tasks, results = rows(path / "tasks.jsonl"), json.loads((path / "results.json").read_text())
+    for row in tasks:
+        measured = [row[key] is not None for key in RESULT_KEYS if key.startswith("peak_memory")]
+        assert measured == [row["task"] < METERED_TASKS] * 3
+    assert results["peak_memory_test_mib"] == max(row["peak_memory_test_mib"] for row in tasks[:METERED_TASKS])
+    for key, of_task in (("seconds_per_task", "seconds"), ("seconds_per_step", "seconds_per_step")):
+        assert results[key] == pytest.approx((tasks[-2][of_task] + tasks[-1][of_task]) / 2)
 
 
 def test_one_task_has_no_interval(scripts, trained, tmp_path):

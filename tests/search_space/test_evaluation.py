@@ -29,7 +29,9 @@ def test_a_task_is_the_same_whatever_ran_before_it():
     meta_cell = MetaCell.of(supernet, architecture, separate=False)
     results = []
     for order in ((0, 1, 2), (2, 0)):
-        found = {n: search_task(meta_cell, supernet, architecture, SETTINGS, a_task(n), 5, n) for n in order}
+        found = {
+            n: search_task(meta_cell, supernet, architecture, SETTINGS, a_task(n), 5, n, measure=True) for n in order
+        }
         results.append(found)
     for number in (0, 2):
         timings = {"seconds": 0.0, "seconds_per_step": 0.0}
@@ -41,7 +43,7 @@ def test_accuracy_before_is_that_of_the_unfolded_meta_cell():
     supernet, architecture = tiny_supernet()
     meta_cell = MetaCell.of(supernet, architecture, separate=False)
     task = a_task(0)
-    result = search_task(meta_cell, supernet, architecture, SETTINGS, task, 5, 0)
+    result = search_task(meta_cell, supernet, architecture, SETTINGS, task, 5, 0, measure=True)
     meta_cell.unfold(supernet, architecture)
     search = TaskSearch(supernet, architecture, SETTINGS, 5, "test task", 0)
     (images, labels), (query, query_labels) = ([tensor[0] for tensor in task[part]] for part in ("support", "query"))
@@ -52,12 +54,24 @@ def test_accuracy_before_is_that_of_the_unfolded_meta_cell():
     assert result.peak_memory_mib > result.peak_memory_test_mib > 0
 
 
+def test_measuring_changes_nothing_but_the_figures_of_memory():
+    supernet, architecture = tiny_supernet()
+    meta_cell = MetaCell.of(supernet, architecture, separate=False)
+    measured, plain = (
+        search_task(meta_cell, supernet, architecture, SETTINGS, a_task(0), 5, 0, measure) for measure in (True, False)
+    )
+    figures = {"peak_memory_mib": None, "peak_memory_breakdown_mib": None, "peak_memory_test_mib": None}
+    timings = {"seconds": 0.0, "seconds_per_step": 0.0}
+    assert replace(measured, **figures, **timings) == replace(plain, **timings)
+    assert plain.peak_memory_mib is None
+
+
 def test_peak_memory_is_that_of_the_whole_adaptation():
     """Once T has fallen, soft pruning leaves fewer candidates to run: the last epoch needs less than the first."""
     supernet, architecture = tiny_supernet()
     meta_cell = MetaCell.of(supernet, architecture, separate=False)
     settings, task = replace(SETTINGS, sampleno=None), a_task(0)
-    peak = search_task(meta_cell, supernet, architecture, settings, task, 5, 0).peak_memory_mib
+    peak = search_task(meta_cell, supernet, architecture, settings, task, 5, 0, measure=True).peak_memory_mib
     meta_cell.unfold(supernet, architecture)
     search = TaskSearch(supernet, architecture, settings, 5, "test task", 0)
     images, labels = (tensor[0] for tensor in task["support"])
