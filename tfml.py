@@ -54,6 +54,12 @@ def parse_args():
     group.add_argument("--w_meta_lr", type=real(0), help="step of the first fold for weights (default: the preset's)")
     group.add_argument("--a_meta_lr", type=real(0), help="that for alpha and beta (default: the preset's)")
     group.add_argument(
+        "--meta_lr_decay",
+        choices=("none", "linear"),
+        default="none",
+        help="linear: both steps of the first fold shrink to 0 over --meta_epochs, as Reptile's (Nichol et al. 2018)",
+    )
+    group.add_argument(
         "--drop_path_prob", type=real(0, 0.99), default=0.2, help="of each candidate's output, for each image"
     )
     group.add_argument(
@@ -151,7 +157,10 @@ def main():
     meta_cell = initial = MetaCell.of(supernet, architecture, separate=args.cells == "separate")
     first = 0
     checkpoint = args.path / "checkpoint.pt"
-    values = check_run(args.path, vars(args), "tfml.py", (checkpoint.name, "meta_cell.pt"), MAY_CHANGE)
+    # A decay reaches 0 at the end: a longer run would have been another one from its start.
+    fixed = () if args.meta_lr_decay == "none" else ("meta_epochs",)
+    may_change = tuple(flag for flag in MAY_CHANGE if flag not in fixed)
+    values = check_run(args.path, vars(args), "tfml.py", (checkpoint.name, "meta_cell.pt"), may_change)
     if checkpoint.exists():
         saved = read_tensors(checkpoint)
         meta_cell = MetaCell.from_dict(saved, checkpoint)
@@ -206,7 +215,8 @@ def main():
             peaks.append(peak)
         # First fold, over tasks.
         start = meta_cell.separate(supernet)
-        folded = first_fold(start, adapted, args.task_weighting, args.w_meta_lr, args.a_meta_lr)
+        decay = 1.0 if args.meta_lr_decay == "none" else 1 - meta_epoch / args.meta_epochs
+        folded = first_fold(start, adapted, args.task_weighting, decay * args.w_meta_lr, decay * args.a_meta_lr)
         # Second fold, over cells.
         meta_cell = folded if args.cells == "separate" else second_fold(meta_cell, folded, args.cell_weighting)
         if not (math.isfinite(fmean(losses)) and meta_cell.is_finite()):

@@ -151,6 +151,20 @@ def test_seed_and_weightings_matter(scripts, tmp_path):
 # --- Bit for bit ----------------------------------------------------------------------------------------------------
 
 
+def test_meta_lr_decays_to_zero(scripts, tmp_path):
+    """Both folds are linear in the step: with half of it the second meta-epoch goes half as far."""
+    for epochs, flags in ((1, ()), (2, ()), (2, ("--meta_lr_decay", "linear"))):
+        path = tmp_path / "".join((str(epochs), *flags))
+        scripts.tfml(path, "--meta_epochs", epochs, "--eval_freq", 100, "--eval_epochs", 1, *flags).succeeded()
+    once, twice = tensors(tmp_path / "1"), tensors(tmp_path / "2")
+    decayed = tensors(tmp_path / "2--meta_lr_decaylinear")
+    assert any(not torch.equal(twice[name], once[name]) for name in once)
+    for name, tensor in decayed.items():
+        torch.testing.assert_close(tensor, (once[name] + twice[name]) / 2)
+    flags = ("--meta_epochs", 3, "--meta_lr_decay", "linear", "--resume")
+    assert "--meta_epochs" in scripts.tfml(tmp_path / "2--meta_lr_decaylinear", *flags).complaint()
+
+
 def test_a_worker_changes_nothing(scripts, tmp_path, trained):
     scripts.tfml(tmp_path / "run", "--workers", 1).succeeded()
     assert_same_run(tmp_path / "run", trained)
