@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# On-device search with the published settings, from the meta-cell of tfml.sh. Further flags are appended, and a later
-# flag wins:
+# On-device search with the published settings, from the meta-cell of tfml.sh; with --dataset omniglot from the one that
+# comes with this repository. Further flags are appended, and a later flag wins:
 #
+#     ./tfml_onnas.sh --dataset omniglot --download
 #     ./tfml_onnas.sh --resume
-#     ./tfml_onnas.sh --meta_cell runs/tfml_omniglot/meta_cell.pt --dataset omniglot --hp_setting og_metanas \
-#         --path runs/onnas_omniglot
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source utils/environment.sh
@@ -17,8 +16,7 @@ flags=(
     --k 5                               # shots: support images a class
     --q 1                               # query images a class, as published; 15 is what the field reports with
     --eval_epochs 100                   # test tasks
-    --hp_setting in_metanas             # preset: learning rates and batch size for miniImageNet
-    --test_task_train_steps 10          # epochs over a task's support set
+    --test_task_train_steps 10          # epochs over a task's support set; the data set's preset has the batch size
     --search onnas                      # only chosen candidates and edge pairs get gradient
     --sampleno 2                        # candidates of an edge that do
     --alpha_expect 1                    # chosen by their expected final value
@@ -27,4 +25,14 @@ flags=(
     --step_by_step 1                    # back-propagation a cell and a candidate at a time
     --seed 21                           # of every random draw
 )
+omniglot=(
+    --meta_cell checkpoints/omniglot.pt    # checkpoints/README.md says what it is
+    --path runs/onnas_omniglot
+    --q 15
+    --split_num 2                          # its batches are of 10 images: 5 are the fewest that BN does well with
+    --normalizer_temp_anneal_mode none     # as it was trained
+)
+case " $* " in
+    *" --dataset omniglot "* | *" --dataset=omniglot "*) flags+=("${omniglot[@]}") ;;
+esac
 exec "$python" onnas.py "${flags[@]}" "$@"
