@@ -32,9 +32,10 @@ def draw_memory_bars(panels: Panels, path: Path, absent: dict[str, str] | None =
         for offset, (label, peaks) in enumerate(values.items()):
             places = [place + step * (offset - (len(values) - 1) / 2) for place in range(len(ways))]
             bars = axes.barh(places, [peaks[way] or 0 for way in ways], height=0.92 * step, label=label)
-            instead = (absent or {}).get(label, "")
-            texts = [f"{peaks[way]:.0f}" if peaks[way] else instead for way in ways]
-            axes.bar_label(bars, texts, padding=2, fontsize=7)
+            axes.bar_label(bars, [f"{peaks[way]:.0f}" if peaks[way] else "" for way in ways], padding=2, fontsize=7)
+            for place, way in zip(places, ways, strict=True):
+                if peaks[way] is None and absent:  # a bar of length 0 has no place on a logarithmic axis
+                    axes.text(1.1, place, absent.get(label, ""), va="center", fontsize=7, color="grey")
         axes.set(title=title, xscale="log", xlim=(1, 20000))
         axes.set_yticks(range(len(ways)), ways if number == 0 else [""] * len(ways))
         axes.invert_yaxis()

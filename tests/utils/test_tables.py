@@ -131,7 +131,7 @@ def test_few_shot_means_intervals_and_paired_differences(tmp_path):
         "peak memory, adapting (MiB)": "12.3",
         "s a task": "2.50",
         "s a step": "0.125",
-        "device": "cpu",
+        "device": "CPU",
         "test images": "complete",
         "adaptation": "10 epochs, batches of 10, seed 21",
         "meta-cell": "abababab",
@@ -278,7 +278,7 @@ def test_runs_that_differ_by_the_seed_alone_are_one_row(tmp_path):
     # sd of 0.5, 0.6, 0.7 is 0.1
     assert row == [
         *("CIFAR-10", "complete", "full", "all at once, split 1", "4, 5", "1, 2, 3"),
-        *("103.0", "2:00:00", "60.0 +- 10.0", "2,000", "5,000,000", "cpu"),
+        *("103.0", "2:00:00", "60.0 +- 10.0", "2,000", "5,000,000", "CPU"),
     ]
     assert cells_of(full_table(tmp_path), "CIFAR-10", "onnas")[6:11] == ["not run"] * 5
 

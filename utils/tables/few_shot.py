@@ -4,7 +4,17 @@ from utils.compare import METHODS
 from utils.outcomes import FEW_SHOT, MEASURES, Outcome, as_row, differences, read_outcome, schedule, tasks_of
 from utils.published import REPTILE, TITLES
 from utils.tables.runs import Run, Runs, UnfinishedRun
-from utils.tables.text import NOT_RUN, few_shot_data, markdown_table, meta_cell_name, number, percent, selection, title
+from utils.tables.text import (
+    NOT_RUN,
+    device_name,
+    few_shot_data,
+    markdown_table,
+    meta_cell_name,
+    number,
+    percent,
+    selection,
+    title,
+)
 
 TITLE = "Few-shot accuracy"
 COMMANDS = """\
@@ -121,7 +131,8 @@ def _row(run: Run, outcome: Outcome, reference: Outcome) -> dict:
 
 def _adaptation(settings: dict) -> str:
     """E.g. "10 epochs, batches of 15, seed 21"."""
-    text = f"{settings.get('test_task_train_steps')} epochs, batches of {settings.get('batch_size')}"
+    epochs = settings.get("test_task_train_steps")
+    text = f"{epochs} epoch{'' if epochs == 1 else 's'}, batches of {settings.get('batch_size')}"
     text += "" if settings.get("transductive", 1) else ", image by image"
     return f"{text}, seed {settings.get('seed')}"
 
@@ -173,7 +184,7 @@ def _cells(row: dict) -> list[str]:
         number(row.get("peak_memory_mib"), ".1f", absent),
         number(row.get("seconds_per_task"), ".2f", absent),
         number(row.get("seconds_per_step"), ".3f", absent),
-        row.get("device") or "",
+        device_name(row) if row["state"] == RUN else "",
         row.get("data", ""),
         row.get("adaptation", ""),
         meta_cell_name(row.get("meta_cell")),

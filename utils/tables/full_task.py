@@ -7,7 +7,17 @@ from statistics import fmean
 from utils.compare import METHODS
 from utils.outcomes import FULL, MEASURES, as_row, read_outcome, schedule
 from utils.tables.runs import Run, Runs, UnfinishedRun
-from utils.tables.text import NOT_RUN, duration, full_task_data, markdown_table, number, percent, selection, title
+from utils.tables.text import (
+    NOT_RUN,
+    device_name,
+    duration,
+    full_task_data,
+    markdown_table,
+    number,
+    percent,
+    selection,
+    title,
+)
 
 TITLE = "Full task"
 COMMANDS = """\
@@ -130,5 +140,5 @@ def _cells(row: dict) -> list[str]:
         accuracy,
         number(row.get("derived_parameters"), ",.0f", absent),
         number(row.get("derived_macs"), ",.0f", absent),
-        row.get("device") or "",
+        device_name(row) if row["state"] == "run" else "",
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from utils.memory_bars import draw_memory_bars
 from utils.published import MEMORY, MEMORY_CPU, MEMORY_GPU
 from utils.tables.runs import Run, Runs
-from utils.tables.text import NOT_PUBLISHED, NOT_RUN, markdown_table, number, title
+from utils.tables.text import NOT_PUBLISHED, NOT_RUN, device_name, markdown_table, number, title
 
 TITLE = "Memory"
 COMMANDS = """\
@@ -57,23 +57,18 @@ def _measured(runs: Runs, dataset: str, way: str) -> dict[str, float]:
     }
     for run in runs.few_shot:
         if run.result["dataset"] == dataset and _fits(run.result, way):
-            name = f"{TASKS}, {_device(run)}"
+            name = f"{TASKS}, {device_name(run.result)}"
             found[name] = max(found.get(name, 0), run.result["peak_memory_mib"])
     return found
 
 
 def _names(tables: list[Run]) -> list[str]:
     """The device of each memory table, with its folder where there are two of a device."""
-    devices = [f"here, {_device(run)}" for run in tables]
+    devices = [f"here, {device_name(run.result)}" for run in tables]
     return [
         device if devices.count(device) == 1 else f"{device}, {run.path}"
         for device, run in zip(devices, tables, strict=True)
     ]
-
-
-def _device(run: Run) -> str:
-    device = run.result.get("device", "device not recorded")
-    return "CPU" if device == "cpu" else device
 
 
 def _fits(result: dict, way: str) -> bool:

@@ -30,6 +30,12 @@ def percent(value: float | None, spread: float | None, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f}" + ("" if spread is None else f" +- {100 * spread:.1f}")
 
 
+def device_name(result: dict) -> str:
+    """A processor, or the GPU's name."""
+    device = result.get("device") or "device not recorded"
+    return "CPU" if device == "cpu" else device
+
+
 def duration(seconds: float | None) -> str:
     """E.g. "0:08:59"."""
     return "" if seconds is None else str(timedelta(seconds=round(seconds)))
