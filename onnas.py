@@ -55,7 +55,7 @@ from search_space.task_search import chunk_count
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
 from utils.cell_picture import draw_genotype
 from utils.cli import ArgumentParser, run
-from utils.device import choose_device
+from utils.device import choose_device, device_name
 from utils.draws import derive_seed
 from utils.errors import InputError
 from utils.export import export_network
@@ -132,6 +132,9 @@ def search_few_shot_tasks(args, device):
         {
             "task": "fewshot",
             "dataset": args.dataset,
+            "data": asdict(tasks.size),
+            "device": device_name(device),
+            "network": network.as_dict(),
             "search": args.search,
             "ways": args.n,
             "shots": args.k,
@@ -233,7 +236,10 @@ def search_full_task(args, device):
     make_export_folder(args.export)
     open_run(args.path, values)
 
-    results, searched = {"task": "full", "dataset": args.dataset, "classes": list(data.classes)}, None
+    size_of_data = {"classes": ways, "train_images": len(data.train), "test_images": len(data.test)}
+    results = {"task": "full", "dataset": args.dataset, "data": size_of_data, "device": device_name(device)}
+    results |= {"network": network.as_dict(), "classes": list(data.classes)}
+    searched = None
     if genotype is None:
         searched, genotype, figures = run_search(args, device, data, halves, meta_cell, network, settings, size)
         results |= {"search": args.search, **figures}

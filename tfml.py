@@ -2,13 +2,14 @@
 
     python tfml.py --dataset omniglot --path runs/omniglot
 
-Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl and TensorBoard events into --path.
+Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl, TensorBoard events and, at the end, results.json into
+--path.
 """
 
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import fmean
 
 from torch.utils.tensorboard import SummaryWriter
@@ -16,17 +17,17 @@ from torch.utils.tensorboard import SummaryWriter
 from models.meta_cell import MetaCell, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
 from search_space.build import build_supernet, check_meta_cell
-from search_space.evaluation import search_task
+from search_space.evaluation import network_figures, search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import SearchSettings, TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks, held_out_split
 from utils.cli import ArgumentParser, real, run, whole
-from utils.device import choose_device
+from utils.device import choose_device, device_name
 from utils.errors import InputError
-from utils.files import read_tensors, write_tensors
+from utils.files import file_digest, read_tensors, write_json, write_tensors
 from utils.intervals import mean_and_ci95
-from utils.memory import MIB, PeakMemory
+from utils.memory import PeakMemory
 from utils.progress import progress_bar
 from utils.run_directory import JsonLines, check_run, open_run
 
@@ -246,7 +247,22 @@ def main():
         progress.set_postfix(loss=f"{row['train_loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}", refresh=False)
         save(meta_epoch + 1)
     tensorboard.close()
-    stored, unfolded = meta_cell.parameter_bytes() / MIB, meta_cell.separate(supernet).parameter_bytes() / MIB
+    figures = network_figures(supernet, architecture, meta_cell)
+    write_json(
+        args.path / "results.json",
+        {
+            "task": "tfml",
+            "dataset": args.dataset,
+            "data": asdict(train_tasks.size),
+            "device": device_name(device),
+            "network": settings.as_dict(),
+            "meta_epochs": max(first, args.meta_epochs),
+            **figures,
+            "meta_cell (SHA-256)": file_digest(args.path / "meta_cell.pt"),
+            "settings": values,
+        },
+    )
+    stored, unfolded = figures["meta_cell_storage_mib"], figures["supernet_storage_mib"]
     print(f"{args.path / 'meta_cell.pt'}: {stored:.3f} MiB of parameters, unfolded {unfolded:.3f} MiB")
 
 

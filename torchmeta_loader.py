@@ -15,6 +15,7 @@ Run as a script, it turns a manual download into what torchmeta reads:
 import argparse
 import copy
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -67,18 +68,20 @@ def few_shot_tasks(
         InputError: the data are absent or damaged, or hold too few classes or images for such tasks.
     """
     if dataset == "synthetic":
-        class_dataset, images_per_class = SyntheticGlyphs(seed, split), DRAWINGS_PER_GLYPH
+        class_dataset, fewest = SyntheticGlyphs(seed, split), DRAWINGS_PER_GLYPH
+        size = SplitSize(split, GLYPHS_PER_SPLIT, GLYPHS_PER_SPLIT * DRAWINGS_PER_GLYPH)
     else:
         folder = Path(data_path).expanduser()
-        class_dataset, images_per_class = _prepared_classes(dataset, split, folder, use_vinyals_split, download)
+        class_dataset, images = _prepared_classes(dataset, split, folder, use_vinyals_split, download)
+        fewest, size = min(images, default=0), SplitSize(split, len(images), sum(images))
     if ways > len(class_dataset):
         raise InputError(f"--n {ways} is too many: the {split} split of {dataset} has {len(class_dataset)} classes.")
-    if shots + queries > images_per_class:
+    if shots + queries > fewest:
         raise InputError(
-            f"{shots} shots and {queries} queries a class are too many: a class of {dataset} has {images_per_class} "
-            f"images, so --q and the shots (--n_train in training, --k in testing) may add up to {images_per_class}."
+            f"{shots} shots and {queries} queries a class are too many: a class of {dataset} has {fewest} "
+            f"images, so --q and the shots (--n_train in training, --k in testing) may add up to {fewest}."
         )
-    return FewShotTasks(class_dataset, ways=ways, shots=shots, queries=queries, seed=seed)
+    return FewShotTasks(class_dataset, ways=ways, shots=shots, queries=queries, seed=seed, size=size)
 
 
 def held_out_split(dataset: str, use_vinyals_split: bool) -> str:
@@ -108,6 +111,15 @@ def episode_loader(
     return loader
 
 
+@dataclass(frozen=True)
+class SplitSize:
+    """How many classes and images a split has, which tells a subset; rotated classes do not count."""
+
+    split: str
+    classes: int
+    images: int
+
+
 class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
     """The ways-way tasks over a data set of classes, indexed by episode: ``tasks[7]["support"]``.
 
@@ -117,12 +129,13 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         shots: support images a class.
         queries: query images a class.
         seed: of every draw.
+        size: of the split.
     """
 
-    def __init__(self, class_dataset: ClassDataset, *, ways: int, shots: int, queries: int, seed: int):
+    def __init__(self, class_dataset: ClassDataset, *, ways: int, shots: int, queries: int, seed: int, size: SplitSize):
         splitter = torchmeta.transforms.ClassSplitter(num_support_per_class=shots, num_query_per_class=queries)
         super().__init__(class_dataset, ways, target_transform=Categorical(ways), dataset_transform=splitter)
-        self.draw_seed = seed
+        self.draw_seed, self.size = seed, size
 
     def __getitem__(self, episode: int) -> OrderedDict:
         """The task of an episode: {"support": data set, "query": data set}."""
@@ -172,8 +185,8 @@ def _open_own_file(worker: int) -> None:
 
 def _prepared_classes(
     dataset: str, split: str, data_path: Path, use_vinyals_split: bool, download_absent: bool
-) -> tuple[ClassDataset, int]:
-    """torchmeta's data set of classes, and the number of images of its smallest class."""
+) -> tuple[ClassDataset, list[int]]:
+    """torchmeta's data set of classes, and each class's number of images."""
     if split == "val" and held_out_split(dataset, use_vinyals_split) == "test":
         raise InputError("Omniglot's background/evaluation split has no validation classes: use --use_vinyals_split 1.")
     if not is_prepared(dataset, data_path):
@@ -198,14 +211,14 @@ def _prepared_classes(
                 data_path, meta_split=split, transform=ToTensor()
             )
         names = ["/".join(label) if dataset == "omniglot" else label for label in class_dataset.labels]
-        images_per_class = min((len(class_dataset.data[name]) for name in names), default=0)
+        images = [len(class_dataset.data[name]) for name in names]
         class_dataset.close()
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"the {split} split in {data_path / dataset} is cut short or corrupt ({error}): delete that folder and run "
             f"{prepare_command(dataset, data_path)}."
         ) from error
-    return class_dataset, images_per_class
+    return class_dataset, images
 
 
 # --- Synthetic glyphs -----------------------------------------------------------------------------------------------

@@ -11,33 +11,30 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from models.supernet import SupernetSettings
 from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
 from utils.cli import ArgumentParser, folder, run, whole
-from utils.device import CHOICES, choose_device
+from utils.device import CHOICES, choose_device, device_name
 from utils.files import replacing, write_json
 from utils.memory import PeakMemory
+from utils.memory_bars import draw_memory_bars
 from utils.progress import progress_bar
+from utils.published import MEMORY, MEMORY_CPU, MEMORY_GPU
 
 WAYS, SHOTS, BATCH = 5, 5, 15
 SHAPES = {"miniImageNet": (3, 84, 84), "Omniglot": (1, 28, 28)}
-PUBLISHED_GPU = "paper, GPU (MB)"
-PUBLISHED_CPU = "its code, CPU (MiB)"
 ONE_PAIR = {"sampleno": 2, "beta_sampling": True}
-# What is searched, and the peaks published for it (miniImageNet, Omniglot). "none" takes the batch whole; the others in
-# micro-batches of 3.
+# What is searched. "none" takes the batch whole; the others in micro-batches of 3.
 ROWS = {
-    "none": ({"split_num": 1, "schedule": ORDINARY}, (5168, 561), (4976, 566)),
-    "alpha": ({"sampleno": 2, "schedule": ORDINARY}, (352, 53), (297, 42)),
-    "alpha + beta": ({**ONE_PAIR, "schedule": ORDINARY}, (320, 36), (None, None)),
-    "alpha + beta + step-by-step": ({**ONE_PAIR, "schedule": FASTEST}, (243, 26), (261, 38)),
-    "the same, leanest schedule": ({**ONE_PAIR, "schedule": LEANEST}, (None, None), (None, None)),
-    "all candidates, exact": ({"schedule": FASTEST}, (None, None), (None, None)),
+    "none": {"split_num": 1, "schedule": ORDINARY},
+    "alpha": {"sampleno": 2, "schedule": ORDINARY},
+    "alpha + beta": {**ONE_PAIR, "schedule": ORDINARY},
+    "alpha + beta + step-by-step": {**ONE_PAIR, "schedule": FASTEST},
+    "the same, leanest schedule": {**ONE_PAIR, "schedule": LEANEST},
+    "all candidates, exact": {"schedule": FASTEST},
 }
 
 
@@ -78,13 +75,13 @@ def measure(shape: tuple[int, int, int], changes: dict, seed: int, device: torch
 def as_markdown(measured: dict, device: torch.device) -> str:
     """The table: for each data set the published peaks, ours, and how many times less than ours of "none"."""
     here = "here, GPU (MiB)" if device.type == "cuda" else "here, CPU (MiB)"
-    heads = [f"{name}: {column}" for name in SHAPES for column in (PUBLISHED_GPU, PUBLISHED_CPU, here, "none / this")]
+    heads = [f"{name}: {column}" for name in SHAPES for column in (MEMORY_GPU, MEMORY_CPU, here, "none / this")]
     lines = [f"| gradient for | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
-    for row, (_, gpu, cpu) in ROWS.items():
+    for row in ROWS:
         cells = [row]
-        for number, name in enumerate(SHAPES):
+        for name in SHAPES:
             mib = measured[name][row]["adapting_mib"]
-            published = ["" if value is None else str(value) for value in (gpu[number], cpu[number])]
+            published = ["" if value is None else str(value) for value in MEMORY[row][name.lower()]]
             cells += [*published, f"{mib:.1f}", f"{measured[name]['none']['adapting_mib'] / mib:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     testing = ", ".join(f"{rows['all candidates, exact']['testing_mib']:.1f} MiB ({n})" for n, rows in measured.items())
@@ -92,26 +89,13 @@ def as_markdown(measured: dict, device: torch.device) -> str:
 
 
 def draw(measured: dict, path: Path) -> None:
-    """The bar chart: published peaks and ours, on a logarithmic axis."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for number, (name, axes) in enumerate(zip(SHAPES, figure.subplots(1, len(SHAPES), squeeze=False)[0], strict=True)):
-        series = {
-            PUBLISHED_GPU: [gpu[number] for _, gpu, _ in ROWS.values()],
-            PUBLISHED_CPU: [cpu[number] for _, _, cpu in ROWS.values()],
-            "here (MiB)": [measured[name][row]["adapting_mib"] for row in ROWS],
-        }
-        for offset, (label, values) in enumerate(series.items()):
-            places = [place + 0.27 * (1 - offset) for place in range(len(ROWS))]
-            bars = axes.barh(places, [value or 0 for value in values], height=0.25, label=label)
-            axes.bar_label(bars, [f"{value:.0f}" if value else "" for value in values], padding=2, fontsize=7)
-        axes.set(title=f"{name}: peak memory of adapting", xscale="log", xlim=(1, 20000))
-        axes.set_yticks(range(len(ROWS)), list(ROWS) if number == 0 else [""] * len(ROWS))
-        axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, loc="lower right")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    """The bar chart: published peaks and ours."""
+    panels = {}
+    for name in SHAPES:
+        gpu, cpu = ({row: MEMORY[row][name.lower()][number] for row in ROWS} for number in (0, 1))
+        here = {row: measured[name][row]["adapting_mib"] for row in ROWS}
+        panels[f"{name}: peak memory of adapting"] = {MEMORY_GPU: gpu, MEMORY_CPU: cpu, "here (MiB)": here}
+    draw_memory_bars(panels, path)
 
 
 def main():
@@ -127,11 +111,11 @@ def main():
     progress = progress_bar(cells, "memory", "search", 0, len(cells))
     for name, row in progress:
         progress.set_postfix_str(f"{name}, {row}")
-        measured[name][row] = measure(SHAPES[name], ROWS[row][0], args.seed, device)
+        measured[name][row] = measure(SHAPES[name], ROWS[row], args.seed, device)
     table = as_markdown(measured, device)
     with replacing(args.path / "memory.md") as temporary:
         temporary.write_text(table + "\n")
-    write_json(args.path / "memory.json", measured)
+    write_json(args.path / "memory.json", {"device": device_name(device), "seed": args.seed, "peaks": measured})
     draw(measured, args.path / "memory.png")
     print(table)
 

@@ -26,7 +26,8 @@ TASK_KEYS = {
     *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib"),
 }
 RESULT_KEYS = {
-    *("task", "dataset", "search", "ways", "shots", "queries", "tasks", "accuracy", "accuracy_ci95"),
+    *("task", "dataset", "data", "device", "network", "search", "ways", "shots", "queries"),
+    *("tasks", "accuracy", "accuracy_ci95"),
     *("accuracy_before", "seconds_per_task", "seconds_per_step"),
     *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib"),
     *("supernet_parameters", "supernet_storage_mib", "meta_cell_storage_mib", "genotype", "settings"),
@@ -78,6 +79,8 @@ def test_results_sum_up_the_tasks(searched):
     assert set(results) == RESULT_KEYS
     expected = {"task": "fewshot", "dataset": "synthetic", "search": "onnas", "ways": 3, "shots": 2, "queries": 4}
     assert {key: results[key] for key in expected} == expected
+    assert results["data"] == {"split": "test", "classes": 1_000_000, "images": 100_000_000}
+    assert (results["network"]["init_channels"], results["network"]["layers"]) == (4, 2)
     assert results["tasks"] == TASKS
     for key in ("accuracy", "accuracy_before"):
         assert results[key] == pytest.approx(sum(row[key] for row in tasks) / TASKS)

@@ -30,7 +30,8 @@ SEARCH_KEYS = {
     "supernet_storage_mib",
 }
 DERIVED_KEYS = {
-    *("task", "dataset", "classes", "derived_accuracy", "derived_parameters", "derived_macs"),
+    *("task", "dataset", "data", "device", "network", "classes"),
+    *("derived_accuracy", "derived_parameters", "derived_macs"),
     *("derived_epochs", "derived_seconds", "derived_peak_memory_mib", "derived_peak_memory_test_mib"),
     *("derived_peak_memory_inference_mib", "derived_split_num", "derived_step_by_step"),
     *("genotype", "settings"),
@@ -202,6 +203,9 @@ def test_results_sum_up_the_search(whole):
         "classes": sorted(CLASSES),
         "search_epochs": 2,
     }
+    number = len(CLASSES)
+    assert results["data"] == {"classes": number, "train_images": number * TRAIN, "test_images": number * TEST}
+    assert (results["device"], results["network"]["init_channels"]) == ("cpu", 2)
     assert [row["epoch"] for row in search] == [0, 1]
     assert ["validation_accuracy" in row for row in search] == [False, True]  # the first warms up
     assert (results["best_epoch"], results["validation_accuracy"]) == (1, search[1]["validation_accuracy"])

@@ -1,5 +1,6 @@
 """tfml.py from its command line to its files, on nets so small that a run takes a second."""
 
+import hashlib
 import json
 import os
 import random
@@ -46,12 +47,26 @@ def assert_same_run(path, expected) -> None:
 
 def test_files_of_a_run(trained):
     files = {name for name in contents(trained) if not name.startswith("tb/")}
-    assert files == {"args.json", "checkpoint.pt", "meta_cell.pt", "metrics.jsonl"}
+    assert files == {"args.json", "checkpoint.pt", "meta_cell.pt", "metrics.jsonl", "results.json"}
     args = json.loads((trained / "args.json").read_text())
     assert (args["init_channels"], args["meta_epochs"], args["path"]) == (4, 4, str(trained))
     assert args["script"] == "tfml.py"
     assert "resume" not in args
     assert torch.load(trained / "checkpoint.pt", weights_only=True)["meta_epoch"] == 4
+
+
+def test_results_say_what_the_meta_cell_is(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert (results["task"], results["dataset"], results["meta_epochs"]) == ("tfml", "synthetic", 4)
+    assert results["data"] == {"split": "train", "classes": 1_000_000, "images": 100_000_000}
+    assert results["network"]["init_channels"] == 4
+    assert results["meta_cell (SHA-256)"] == hashlib.sha256((trained / "meta_cell.pt").read_bytes()).hexdigest()
+    saved = torch.load(trained / "meta_cell.pt", weights_only=True)
+    parts = (*saved["cells"], saved["stem"], saved["head"], saved["architecture"])
+    assert results["meta_cell_storage_mib"] * 2**20 == 4 * sum(
+        tensor.numel() for part in parts for tensor in part.values()
+    )
+    assert results["settings"] == json.loads((trained / "args.json").read_text())
 
 
 def test_metrics_hold_the_keys_that_apply(trained):

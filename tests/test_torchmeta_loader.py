@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -286,6 +287,15 @@ def test_omniglot_trains_on_rotated_classes_too(data):
     upright, *rotated = [classes["train"][turn * classes["train"].num_classes][0][0] for turn in range(4)]
     for quarters, image in enumerate(rotated, start=1):
         assert torch.allclose(image, upright.rot90(quarters, (1, 2)), atol=2 / 255)
+
+
+def test_the_size_of_a_split_counts_its_files(data, omniglot_files, miniimagenet_files):
+    assert asdict(make("miniimagenet", "train", data).size) == {"split": "train", "classes": 6, "images": 6 * 8}
+    assert asdict(make("synthetic", "val", data).size)["split"] == "val"
+    drawings = [len(omniglot_files[f"images_{part}"]) for part in ("background", "evaluation")]
+    for split, images in zip(("train", "test"), drawings, strict=True):  # rotated classes are none of their own
+        size = make("omniglot", split, data, use_vinyals_split=False).size
+        assert (size.classes, size.images) == (images // 20, images)
 
 
 @pytest.mark.parametrize("dataset", INPUT_SHAPES)

@@ -26,3 +26,8 @@ def choose_device(name: str) -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda")
+
+
+def device_name(device: torch.device) -> str:
+    """What results.json says that a run was on: "cpu", or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -48,7 +48,7 @@ def tiny(tmp_path_factory):
     """The folder that the command writes, for images of 8x8 and two of its rows."""
     folder = tmp_path_factory.mktemp("memory")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_table, "SHAPES", {"tiny": (1, 8, 8)})
+        patch.setattr(memory_table, "SHAPES", {"Omniglot": (1, 8, 8)})
         patch.setattr(memory_table, "ROWS", {row: ROWS[row] for row in ("none", "all candidates, exact")})
         patch.setattr(sys, "argv", ["memory_table.py", "--path", str(folder / "new"), "--device", "cpu"])
         memory_table.main()
@@ -57,7 +57,9 @@ def tiny(tmp_path_factory):
 
 def test_command_measures_and_writes_all_three_files(tiny):
     assert sorted(path.name for path in tiny.iterdir()) == ["memory.json", "memory.md", "memory.png"]
-    measured = json.loads((tiny / "memory.json").read_text())["tiny"]
+    written = json.loads((tiny / "memory.json").read_text())
+    assert (written["device"], written["seed"]) == ("cpu", 21)
+    measured = written["peaks"]["Omniglot"]
     for row in measured.values():
         assert row["adapting_mib"] == pytest.approx(sum(row["adapting_parts_mib"].values()))
         # C = 28, 4 cells: float32 parameters, and buffers.
@@ -67,7 +69,7 @@ def test_command_measures_and_writes_all_three_files(tiny):
 
 
 def test_rows_are_the_savers_one_by_one():
-    savers = [changes for changes, _, _ in ROWS.values()]
+    savers = list(ROWS.values())
     assert savers[0] == {"split_num": 1, "schedule": ORDINARY}
     assert savers[1] == {"sampleno": 2, "schedule": ORDINARY}
     assert savers[2] == {"sampleno": 2, "beta_sampling": True, "schedule": ORDINARY}

@@ -1,0 +1,198 @@
+"""Table of few-shot accuracy: by data set, ways, shots and method, with the paired difference to ``full``."""
+
+from utils.compare import METHODS
+from utils.outcomes import FEW_SHOT, MEASURES, Outcome, as_row, differences, read_outcome, schedule, tasks_of
+from utils.published import REPTILE, TITLES
+from utils.tables.runs import Run, Runs, UnfinishedRun
+from utils.tables.text import (
+    NOT_RUN,
+    device_name,
+    few_shot_data,
+    markdown_table,
+    meta_cell_name,
+    number,
+    percent,
+    selection,
+    title,
+)
+
+TITLE = "Few-shot accuracy"
+COMMANDS = """\
+./tfml.sh --dataset omniglot --hp_setting og_metanas --path runs/tfml_omniglot  # makes the meta-cells
+./tfml.sh --path runs/tfml_miniimagenet
+omniglot=runs/tfml_omniglot/meta_cell.pt miniimagenet=runs/tfml_miniimagenet/meta_cell.pt
+flags='--q 15 --eval_epochs 200'
+full=' --step_by_step 0'
+onnas=' --step_by_step 1 --split_num 5'
+for task in '5 1' '5 5' '20 1' '20 5'; do
+    set -- $task
+    python -m utils.compare --methods full onnas --dataset omniglot --meta_cell $omniglot \\
+        --n $1 --k $2 $flags --flags full "$full" --flags onnas "$onnas" --path runs/few_shot/omniglot_$1way_$2shot
+done
+for task in '5 1' '5 5'; do
+    set -- $task
+    python -m utils.compare --methods full onnas --dataset miniimagenet --meta_cell $miniimagenet \\
+        --n $1 --k $2 $flags --flags full "$full" --flags onnas "$onnas" --path runs/few_shot/miniimagenet_$1way_$2shot
+done"""
+# The methods that the tables are about: a task without one of them shows that it was not run.
+EXPECTED = ("full", "onnas")
+PUBLISHED = "Reptile, fixed network (published)"
+# What must be alike for a difference to be the method's.
+ADAPTATION = (
+    *("w_lr", "alpha_lr", "test_task_train_steps", "test_adapt_steps", "batch_size", "transductive"),
+    *("normalizer", "normalizer_temp_anneal_mode", "normalizer_t_max", "normalizer_t_min", "alpha_prune_threshold"),
+)
+META_CELL = "meta_cell (SHA-256)"
+RUN, UNFINISHED, OF_PAPER = "run", "unfinished", "published"
+
+
+def rows(runs: Runs) -> list[dict]:
+    """Task by task: the published row, then method by method; one that was expected and not run says so."""
+    ran = _ran(runs.few_shot)
+    ran += [_unfinished(run) for run in runs.unfinished if run.settings.get("task") == FEW_SHOT]
+    tasks = dict.fromkeys([*sorted(REPTILE, key=_place), *sorted((_task(row) for row in ran), key=_place)])
+    table = []
+    for task in tasks:
+        here = [row for row in ran if _task(row) == task]
+        here += [
+            {**_named(task), "method": method, "state": NOT_RUN}
+            for method in EXPECTED
+            if method not in {row["search"] for row in here}
+        ]
+        if task in REPTILE:
+            table.append(
+                {**_named(task), "method": PUBLISHED, "state": OF_PAPER, "accuracy": REPTILE[task], "queries": 1}
+            )
+        table += sorted(here, key=lambda row: METHODS.index(row.get("search", row["method"])))
+    return table
+
+
+def _named(task: tuple[str, int, int]) -> dict:
+    return dict(zip(("dataset", "ways", "shots"), task, strict=True))
+
+
+def _task(row: dict) -> tuple[str, int, int]:
+    return row["dataset"], row["ways"], row["shots"]
+
+
+def _place(task: tuple[str, int, int]) -> tuple:
+    """Omniglot first, then miniImageNet, then the others."""
+    dataset, ways, shots = task
+    order = ["omniglot", *(name for name in TITLES if name != "omniglot")]
+    return order.index(dataset) if dataset in order else len(order), dataset, ways, shots
+
+
+def _ran(runs: list[Run]) -> list[dict]:
+    outcomes = [read_outcome(run.result["search"], FEW_SHOT, [run.path]) for run in runs]
+    references: dict[str, Outcome] = {}
+    for outcome in sorted(outcomes, key=_plainness):
+        if outcome.method == "full":
+            references.setdefault(_alike(outcome.results[0]), outcome)
+    return [
+        _row(run, outcome, references.get(_alike(run.result), outcome))
+        for run, outcome in zip(runs, outcomes, strict=True)
+    ]
+
+
+def _plainness(outcome: Outcome) -> tuple:
+    """Back-propagation all at once and of whole batches first."""
+    settings = outcome.results[0]["settings"]
+    return settings.get("step_by_step") or 0, settings.get("split_num") or 1
+
+
+def _alike(result: dict) -> str:
+    """The same for runs of the same tasks, from the same meta-cell, that adapt in the same way but for the method."""
+    settings = result["settings"]
+    adaptation = {flag: settings.get(flag) for flag in ADAPTATION}
+    return repr((tasks_of(result), result.get("data"), settings.get(META_CELL), adaptation))
+
+
+def _row(run: Run, outcome: Outcome, reference: Outcome) -> dict:
+    result, settings = run.result, run.result["settings"]
+    row = {
+        **_named(_task(result)),
+        "queries": result["queries"],
+        **as_row(outcome, reference, MEASURES[FEW_SHOT]),
+        "search": result["search"],
+        "method": selection(result["search"], settings),
+        "state": RUN,
+        "tasks": len(outcome.samples),
+        "seconds_per_task": result["seconds_per_task"],
+        "device": result.get("device"),
+        "data": few_shot_data(result),
+        "meta_cell": settings.get(META_CELL),
+        "adaptation": _adaptation(settings),
+        "run": str(run.path),
+    }
+    if outcome is not reference:
+        row["difference_tasks"] = len(differences(outcome, reference))
+    return row
+
+
+def _adaptation(settings: dict) -> str:
+    """E.g. "10 epochs, batches of 15, seed 21"."""
+    epochs = settings.get("test_task_train_steps")
+    text = f"{epochs} epoch{'' if epochs == 1 else 's'}, batches of {settings.get('batch_size')}"
+    text += "" if settings.get("transductive", 1) else ", image by image"
+    return f"{text}, seed {settings.get('seed')}"
+
+
+def _unfinished(run: UnfinishedRun) -> dict:
+    settings = run.settings
+    return {
+        **_named((settings["dataset"], settings["n"], settings["k"])),
+        "queries": settings["q"],
+        "search": settings["search"],
+        "method": selection(settings["search"], settings),
+        "schedule": schedule(settings),
+        "state": UNFINISHED,
+        "progress": run.progress,
+        "meta_cell": settings.get(META_CELL),
+        "adaptation": _adaptation(settings),
+        "run": str(run.path),
+    }
+
+
+def as_markdown(table: list[dict]) -> str:
+    heads = ("data set", "task", "queries a class", "method", "back-propagation", "tasks", "accuracy (%)")
+    heads += ("difference to full (%)", "peak memory, adapting (MiB)", "s a task", "s a step", "device")
+    heads += ("test images", "adaptation", "meta-cell")
+    note = (
+        "Accuracy with the 95 % interval over tasks; differences are task by task, to the full search from the same "
+        "meta-cell and with the same settings. The meta-cell is named by its SHA-256."
+    )
+    return f"{note}\n\n{markdown_table(heads, map(_cells, table))}"
+
+
+def _cells(row: dict) -> list[str]:
+    measured = {
+        RUN: percent(row.get("accuracy"), row.get("accuracy_ci95")),
+        OF_PAPER: percent(row.get("accuracy"), None),
+        NOT_RUN: NOT_RUN,
+        UNFINISHED: f"unfinished: {row.get('progress')}",
+    }
+    absent = NOT_RUN if row["state"] == NOT_RUN else ""
+    return [
+        title(row["dataset"]),
+        f"{row['ways']}-way {row['shots']}-shot",
+        number(row.get("queries"), "d"),
+        row["method"],
+        row.get("schedule", ""),
+        number(row.get("tasks"), "d"),
+        measured[row["state"]],
+        _difference(row),
+        number(row.get("peak_memory_mib"), ".1f", absent),
+        number(row.get("seconds_per_task"), ".2f", absent),
+        number(row.get("seconds_per_step"), ".3f", absent),
+        device_name(row) if row["state"] == RUN else "",
+        row.get("data", ""),
+        row.get("adaptation", ""),
+        meta_cell_name(row.get("meta_cell")),
+    ]
+
+
+def _difference(row: dict) -> str:
+    text = percent(row.get("difference"), row.get("difference_ci95"), "+")
+    if text and row["difference_tasks"] < row["tasks"]:
+        text += f" (on {row['difference_tasks']} tasks)"
+    return text
