@@ -2,7 +2,7 @@
 
     python tfml.py --dataset omniglot --path runs/omniglot
 
-Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl and TensorBoard events into --path.
+Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl, report.html and TensorBoard events into --path.
 """
 
 import math
@@ -28,6 +28,7 @@ from utils.files import read_tensors, write_tensors
 from utils.intervals import mean_and_ci95
 from utils.memory import MIB, PeakMemory
 from utils.progress import progress_bar
+from utils.report.page import write_report
 from utils.run_directory import JsonLines, check_run, open_run
 
 # What may differ between a run and its continuation: how long it is, where and how it runs.
@@ -100,8 +101,8 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
         measure: whether to measure the peak memory of adapting.
 
     Returns:
-        The adapted state with separate cells, the last epoch's loss, the accuracy on the queries, the peak in MiB or
-        None.
+        The adapted state with separate cells, the last epoch's loss, the accuracy on the queries, the meter of the
+        memory or None.
     """
     images, labels, query, query_labels = batch
     meta_cell.unfold(supernet, architecture)
@@ -111,7 +112,7 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
         loss = search.adapt(images, labels)
     accuracy = search.classify(query, query_labels, images).accuracy
     adapted = MetaCell.of(supernet, architecture, separate=True)
-    return adapted, loss, accuracy, memory.mib if measure else None
+    return adapted, loss, accuracy, memory
 
 
 def meta_test(meta_cell, supernet, architecture, settings, seed, loader):
@@ -220,7 +221,8 @@ def main():
             "train_accuracy": fmean(accuracies),
             "seconds": seconds,
             "tasks_per_second": args.meta_batch_size / seconds,
-            "peak_memory_mib": peaks[0],
+            "peak_memory_mib": peaks[0] and peaks[0].mib,
+            "peak_memory_breakdown_mib": peaks[0] and peaks[0].breakdown_mib,
         }
         if tests:
             loader = episode_loader(test_tasks, range(args.eval_epochs), workers=args.workers)
@@ -230,11 +232,12 @@ def main():
             )
         metrics.append(row)
         for name, value in row.items():
-            if value is not None and name != "meta_epoch":
+            if isinstance(value, int | float) and name != "meta_epoch":
                 tensorboard.add_scalar(name, value, meta_epoch)
         progress.set_postfix(loss=f"{row['train_loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}", refresh=False)
         save(meta_epoch + 1)
     tensorboard.close()
+    write_report(args.path)
     stored, unfolded = meta_cell.parameter_bytes() / MIB, meta_cell.separate(supernet).parameter_bytes() / MIB
     print(f"{args.path / 'meta_cell.pt'}: {stored:.3f} MiB of parameters, unfolded {unfolded:.3f} MiB")
 

@@ -20,6 +20,7 @@ class TaskResult:
     seconds: of the adaptation. seconds_per_step: median; a step is an architecture and a weight step on one batch.
     peak_memory_mib, peak_memory_test_mib: of adapting and of testing; peak_memory_breakdown_mib: the former's parts, of
         live tensor bytes by kind.
+    predictions: the class that each query was given, after.
     """
 
     task: int
@@ -32,6 +33,7 @@ class TaskResult:
     peak_memory_breakdown_mib: dict[str, float]
     peak_memory_test_mib: float
     genotype: dict
+    predictions: list[int]
 
 
 def start_task(
@@ -85,6 +87,7 @@ def search_task(
         adapting.breakdown_mib,
         testing.mib,
         read_genotype(architecture, supernet.settings.primitives).as_dict(),
+        after.predictions,
     )
 
 
