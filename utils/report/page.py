@@ -43,10 +43,11 @@ def page(run: RunFiles, path: Path) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, whole numbers in full."""
-    if isinstance(value, int) or abs(value) >= 1000:
+    """Three significant digits, but no more than a thousandth or, below that, a millionth; whole numbers in full."""
+    size = abs(value)
+    if isinstance(value, int) or size >= 100 or value == 0:
         return f"{value:,.0f}"
-    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    decimals = 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.001 else 6
     return f"{value:.{decimals}f}"
 
 

@@ -107,7 +107,11 @@ def test_every_number_of_the_results_is_on_the_page(run):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(7, "7"), (3318512, "3,318,512"), (0.0463, "0.046"), (1.7926, "1.79"), (20.95, "20.9")]
+    ("value", "text"),
+    [
+        *((7, "7"), (3318512, "3,318,512"), (1239.8, "1,240"), (506.64, "507"), (20.94, "20.9"), (1.7926, "1.79")),
+        *((0.0463, "0.046"), (0.00038, "0.000380"), (0.0, "0")),
+    ],
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
