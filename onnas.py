@@ -4,9 +4,10 @@
     python onnas.py --task full --dataset imagefolder --data_path photographs --path runs/photographs
 
 Few-shot: unfolds a meta-cell, searches and trains it on each task's support set, and tests it on the queries; writes
-tasks.jsonl (a line a task), results.json and args.json into --path. Full task: searches on the two halves of the
-training set, from a meta-cell or from scratch, then trains the network that was found; writes search.jsonl,
-derived.jsonl (a line an epoch), genotype.json, .txt and .png, results.json, args.json and what --resume needs.
+tasks.jsonl (a line a task), examples.jsonl, results.json, args.json and report.html into --path. Full task: searches on
+the two halves of the training set, from a meta-cell or from scratch, then trains the network that was found; writes
+search.jsonl, derived.jsonl (a line an epoch), genotype.json, .txt and .png, results.json, args.json, report.html and
+what --resume needs.
 """
 
 import json
@@ -58,12 +59,14 @@ from utils.cli import ArgumentParser, run
 from utils.device import choose_device, device_name
 from utils.draws import derive_seed
 from utils.errors import InputError
+from utils.examples import EXAMPLES, example_of
 from utils.export import export_network
 from utils.files import file_digest, write_json, write_tensors
 from utils.full_task_data import DATASETS, image_batches, load_full_task, stratified_halves
 from utils.intervals import mean_and_ci95
 from utils.memory import PeakMemory
 from utils.progress import progress_bar
+from utils.report.page import write_report
 from utils.run_directory import JsonLines, check_run, open_run
 
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
@@ -113,11 +116,14 @@ def search_few_shot_tasks(args, device):
     open_run(args.path, values)
     log = JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
     rows = log.kept
+    examples = JsonLines(args.path / "examples.jsonl", keep=lambda number, _: number < len(rows))
     loader = episode_loader(tasks, range(len(rows), args.eval_epochs), workers=args.workers)
     progress = progress_bar(loader, args.name or args.search, "task", len(rows), args.eval_epochs)
     for task, batch in enumerate(progress, start=len(rows)):
         measure = task < METERED_TASKS
         result = search_task(meta_cell, supernet, architecture, settings, batch, args.seed, task, measure)
+        if task < EXAMPLES:
+            examples.append(example_of(batch, result.predictions, tasks.class_names(task)))
         rows.append(asdict(result))
         log.append(rows[-1])
         progress.set_postfix(accuracy=f"{fmean(row['accuracy'] for row in rows):.4f}", refresh=False)
@@ -153,6 +159,7 @@ def search_few_shot_tasks(args, device):
             "settings": values,
         },
     )
+    write_report(args.path)
     if args.export is not None:
         export_last_task(args, tasks, meta_cell, supernet, architecture, settings, len(rows) - 1)
     interval = "" if ci95 is None else f" +- {ci95:.4f}"
@@ -255,6 +262,7 @@ def search_full_task(args, device):
     del searched  # its memory is for the training
     results |= train_derived(args, device, data, derived)
     write_json(args.path / "results.json", {**results, "genotype": genotype.as_dict(), "settings": values})
+    write_report(args.path)
     if args.export is not None:
         files = export_network(
             with_textbook_norm(derived),
@@ -370,6 +378,7 @@ def train_derived(args, device, data, derived):
         with PeakMemory(device, [*derived.parameters(), *derived.buffers()], batch) as memory:
             trainer.accuracy([batch])
         peaks[use] = memory.mib
+    heaviest = max(rows, key=lambda row: row["peak_memory_mib"], default={})
     figures = {
         "derived_accuracy": trainer.accuracy(test),
         "derived_parameters": derived.parameter_count,
@@ -378,7 +387,8 @@ def train_derived(args, device, data, derived):
         "derived_seconds": sum(row["seconds"] for row in rows),
         "derived_split_num": training.split_num,
         "derived_step_by_step": training.step_by_step,
-        "derived_peak_memory_mib": max((row["peak_memory_mib"] for row in rows), default=None),
+        "derived_peak_memory_mib": heaviest.get("peak_memory_mib"),
+        "derived_peak_memory_breakdown_mib": heaviest.get("peak_memory_breakdown_mib"),
         "derived_peak_memory_test_mib": peaks["test"],
         "derived_peak_memory_inference_mib": peaks["inference"],
     }

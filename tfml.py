@@ -2,8 +2,8 @@
 
     python tfml.py --dataset omniglot --path runs/omniglot
 
-Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl, TensorBoard events and, at the end, results.json into
---path.
+Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl and TensorBoard events into --path, at the end results.json
+and report.html.
 """
 
 import math
@@ -29,6 +29,7 @@ from utils.files import file_digest, read_tensors, write_json, write_tensors
 from utils.intervals import mean_and_ci95
 from utils.memory import PeakMemory
 from utils.progress import progress_bar
+from utils.report.page import write_report
 from utils.run_directory import JsonLines, check_run, open_run
 
 # What may differ between a run and its continuation: how long it is, where and how it runs.
@@ -107,8 +108,8 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
         measure: whether to measure the peak memory of adapting.
 
     Returns:
-        The adapted state with separate cells, the last epoch's loss, the accuracy on the queries, the peak in MiB or
-        None.
+        The adapted state with separate cells, the last epoch's loss, the accuracy on the queries, the meter of the
+        memory or None.
     """
     images, labels, query, query_labels = batch
     meta_cell.unfold(supernet, architecture)
@@ -118,7 +119,7 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
         loss = search.adapt(images, labels)
     accuracy = search.classify(query, query_labels, images).accuracy
     adapted = MetaCell.of(supernet, architecture, separate=True)
-    return adapted, loss, accuracy, memory.mib if measure else None
+    return adapted, loss, accuracy, memory
 
 
 def meta_test(meta_cell, supernet, architecture, settings, seed, loader):
@@ -232,7 +233,8 @@ def main():
             "train_accuracy": fmean(accuracies),
             "seconds": seconds,
             "tasks_per_second": args.meta_batch_size / seconds,
-            "peak_memory_mib": peaks[0],
+            "peak_memory_mib": peaks[0] and peaks[0].mib,
+            "peak_memory_breakdown_mib": peaks[0] and peaks[0].breakdown_mib,
         }
         if tests:
             loader = episode_loader(test_tasks, range(args.eval_epochs), workers=args.workers)
@@ -242,7 +244,7 @@ def main():
             )
         metrics.append(row)
         for name, value in row.items():
-            if value is not None and name != "meta_epoch":
+            if isinstance(value, int | float) and name != "meta_epoch":
                 tensorboard.add_scalar(name, value, meta_epoch)
         progress.set_postfix(loss=f"{row['train_loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}", refresh=False)
         save(meta_epoch + 1)
@@ -262,6 +264,7 @@ def main():
             "settings": values,
         },
     )
+    write_report(args.path)
     stored, unfolded = figures["meta_cell_storage_mib"], figures["supernet_storage_mib"]
     print(f"{args.path / 'meta_cell.pt'}: {stored:.3f} MiB of parameters, unfolded {unfolded:.3f} MiB")
 

@@ -52,13 +52,14 @@ class TrainingSettings:
 class TrainingResult:
     """An epoch: the mean loss, with the auxiliary head's share, and the accuracy, both while the weights change.
 
-    peak_memory_mib: of the first steps.
+    peak_memory_mib: of the first steps. peak_memory_breakdown_mib: its parts, of live tensor bytes by kind.
     """
 
     loss: float
     accuracy: float
     seconds: float = field(compare=False)
     peak_memory_mib: float
+    peak_memory_breakdown_mib: dict[str, float]
 
 
 class DerivedTraining:
@@ -106,7 +107,8 @@ class DerivedTraining:
             results = list(islice(taken, METERED_STEPS))
         results += taken
         loss, right, seen = map(sum, zip(*results, strict=True))
-        return TrainingResult(loss / seen, right / seen, time.perf_counter() - started, memory.mib)
+        seconds = time.perf_counter() - started
+        return TrainingResult(loss / seen, right / seen, seconds, memory.mib, memory.breakdown_mib)
 
     def add_gradient(
         self, images: torch.Tensor, labels: torch.Tensor, probability: float, draws: torch.Generator

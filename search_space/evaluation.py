@@ -21,6 +21,7 @@ class TaskResult:
     seconds: of the adaptation. seconds_per_step: median; a step is an architecture and a weight step on one batch.
     peak_memory_mib, peak_memory_test_mib: of adapting and of testing; peak_memory_breakdown_mib: the former's parts, of
         live tensor bytes by kind. None where they were not measured.
+    predictions: the class that each query was given, after.
     """
 
     task: int
@@ -33,6 +34,7 @@ class TaskResult:
     peak_memory_breakdown_mib: dict[str, float] | None
     peak_memory_test_mib: float | None
     genotype: dict
+    predictions: list[int]
 
 
 def start_task(
@@ -90,6 +92,7 @@ def search_task(
         adapting and adapting.breakdown_mib,
         testing and testing.mib,
         read_genotype(architecture, supernet.settings.primitives).as_dict(),
+        after.predictions,
     )
 
 

@@ -87,10 +87,11 @@ class StepResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Classification:
-    """How the queries were classified: the share of right answers and the mean cross-entropy."""
+    """How the queries were classified: the share of right answers, the mean cross-entropy, and the class of each."""
 
     accuracy: float
     loss: float
+    predictions: list[int]
 
 
 def batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
@@ -306,12 +307,14 @@ class TaskSearch:
             self.average_batch_statistics(support, mixtures)
             parts = torch.arange(len(labels)).split(1)
         self.supernet.train(self.settings.transductive)
-        right, loss = 0, 0.0
+        predictions, loss = {}, 0.0
         for part in parts:
             logits = self.supernet(images[part], mixtures)
-            right += (logits.argmax(1) == labels[part]).sum().item()
+            predictions |= zip(part.tolist(), logits.argmax(1).tolist(), strict=True)
             loss += F.cross_entropy(logits, labels[part], reduction="sum").item()
-        return Classification(right / len(labels), loss / len(labels))
+        right = sum(predictions[query] == label for query, label in enumerate(labels.tolist()))
+        in_order = [predictions[query] for query in range(len(labels))]
+        return Classification(right / len(labels), loss / len(labels), in_order)
 
     def average_batch_statistics(self, support: torch.Tensor, mixtures: dict[str, Mixture]) -> None:
         """Sets BN's running statistics to their average over micro-batches of the adaptation's size."""

@@ -22,7 +22,7 @@ from utils.memory import KINDS
 TIMES = ("seconds", "seconds_per_step")
 # What results.json needs of every task, so that a run that was resumed can still say it, is in tasks.jsonl as well.
 TASK_KEYS = {
-    *("task", "accuracy", "accuracy_before", "loss", "genotype"),
+    *("task", "accuracy", "accuracy_before", "loss", "genotype", "predictions"),
     *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib"),
 }
 RESULT_KEYS = {
@@ -53,7 +53,7 @@ def assert_same_run(path, expected) -> None:
 
 
 def test_files_of_a_run(searched, trained):
-    assert set(contents(searched)) == {"args.json", "tasks.jsonl", "results.json"}
+    assert set(contents(searched)) == {"args.json", "tasks.jsonl", "examples.jsonl", "results.json", "report.html"}
     args = json.loads((searched / "args.json").read_text())
     assert (args["meta_cell"], args["eval_epochs"]) == (str(trained / "meta_cell.pt"), TASKS)
     assert args["script"] == "onnas.py"
@@ -71,7 +71,24 @@ def test_tasks(searched):
         assert set(row["genotype"]) >= {"normal", "reduce"}
         assert tuple(row["peak_memory_breakdown_mib"]) == KINDS
         assert sum(row["peak_memory_breakdown_mib"].values()) == pytest.approx(row["peak_memory_mib"], rel=1e-9)
+        classes = [label for label in range(3) for _ in range(4)]
+        right = sum(given == label for given, label in zip(row["predictions"], classes, strict=True))
+        assert row["accuracy"] == pytest.approx(right / 12)
     assert len({row["accuracy_before"] for row in tasks}) > 1
+
+
+def test_first_tasks_are_kept_as_examples_and_all_is_reported(searched):
+    tasks, examples = rows(searched / "tasks.jsonl"), rows(searched / "examples.jsonl")
+    assert len(examples) == 2
+    for row, example in zip(tasks, examples, strict=False):
+        assert len(set(example["classes"])) == 3
+        assert [len(shown["support"]) for shown in example["shown"]] == [2, 2, 2]
+        predicted = [query["predicted"] for shown in example["shown"] for query in shown["queries"]]
+        assert predicted == row["predictions"]
+    page = (searched / "report.html").read_text(encoding="utf-8")
+    results = json.loads((searched / "results.json").read_text())
+    assert f'value="{results["accuracy"]}"' in page
+    assert "nfinished" not in page
 
 
 def test_results_sum_up_the_tasks(searched):

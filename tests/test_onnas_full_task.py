@@ -23,7 +23,8 @@ from tests.conftest import Finished, Scripts, contents, fill, rows, wait_for
 from utils.memory import KINDS
 
 TIMES = ("seconds", "seconds_per_step", "search_seconds", "derived_seconds")
-PEAKS = ("peak_memory_mib", "peak_memory_breakdown_mib", "derived_peak_memory_mib")
+DERIVED_PEAK = {"derived_peak_memory_mib", "derived_peak_memory_breakdown_mib"}
+PEAKS = ("peak_memory_mib", "peak_memory_breakdown_mib", *DERIVED_PEAK)
 SEARCH_KEYS = {
     *("search", "accuracy", "search_epochs", "best_epoch", "validation_accuracy", "search_seconds", "seconds_per_step"),
     *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib", "supernet_parameters"),
@@ -32,12 +33,12 @@ SEARCH_KEYS = {
 DERIVED_KEYS = {
     *("task", "dataset", "data", "device", "network", "classes"),
     *("derived_accuracy", "derived_parameters", "derived_macs"),
-    *("derived_epochs", "derived_seconds", "derived_peak_memory_mib", "derived_peak_memory_test_mib"),
+    *("derived_epochs", "derived_seconds", *DERIVED_PEAK, "derived_peak_memory_test_mib"),
     *("derived_peak_memory_inference_mib", "derived_split_num", "derived_step_by_step"),
     *("genotype", "settings"),
 }
 LOGS = {"search.jsonl", "derived.jsonl"}
-FILES = {"args.json", "results.json", "genotype.json", "genotype.txt", "genotype.png", *LOGS}
+FILES = {"args.json", "results.json", "report.html", "genotype.json", "genotype.txt", "genotype.png", *LOGS}
 CHECKPOINTS = {"checkpoint.pt", "searched.pt", "derived_checkpoint.pt"}
 
 CLASSES = ("a cat", "größe", "z")
@@ -239,6 +240,9 @@ def test_results_of_the_derived_network_are_those_of_one_rebuilt_from_the_files(
     assert [row["epoch"] for row in training] == [0, 1] == list(range(results["derived_epochs"]))
     assert results["derived_seconds"] == pytest.approx(sum(row["seconds"] for row in training))
     assert results["derived_peak_memory_mib"] == max(row["peak_memory_mib"] for row in training)
+    assert sum(results["derived_peak_memory_breakdown_mib"].values()) == pytest.approx(
+        results["derived_peak_memory_mib"], rel=1e-9
+    )
     assert 0 < results["derived_peak_memory_test_mib"] < results["derived_peak_memory_mib"]
 
 
@@ -276,7 +280,7 @@ def test_every_method_searches(full_task, whole, tmp_path, flags):
     full_task(path, "--derived_epochs", 0, *flags.split()).succeeded()
     results = results_of(path)
     assert results["search"] == flags.split()[1]
-    assert set(results) == (SEARCH_KEYS | DERIVED_KEYS) - {"derived_peak_memory_mib"}
+    assert set(results) == (SEARCH_KEYS | DERIVED_KEYS) - DERIVED_PEAK
     losses, others = ([row["loss"] for row in rows(folder / "search.jsonl")] for folder in (path, whole))
     assert len(losses) == 2
     # Until there is a history, expectation chooses uniformly as well.
@@ -291,7 +295,7 @@ def test_search_starts_from_a_meta_cell(full_task, trained, tmp_path):
     path = tmp_path / "run"
     full_task.from_meta_cell(trained / "meta_cell.pt", path, "--derived_epochs", 0, "--w_lr", 0).succeeded()
     results = results_of(path)
-    assert set(results) == (SEARCH_KEYS | DERIVED_KEYS | {"meta_cell_storage_mib"}) - {"derived_peak_memory_mib"}
+    assert set(results) == (SEARCH_KEYS | DERIVED_KEYS | {"meta_cell_storage_mib"}) - DERIVED_PEAK
     values = torch.load(trained / "meta_cell.pt", weights_only=True)
     searched = torch.load(path / "searched.pt", weights_only=True)["supernet"]
     for name, tensor in values["stem"].items():  # as nothing was learnt
@@ -500,7 +504,7 @@ def test_genotype_is_trained_without_a_search(full_task, tmp_path):
     flags = "--derived_layers 3 --derived_channels 4 --auxiliary 1 --cutout 4 --seed 99999999999999999999999"
     full_task(path, "--genotype", genotype, *flags.split()).succeeded()
     results = results_of(path)
-    assert set(results) == DERIVED_KEYS | {"derived_peak_memory_mib"}
+    assert set(results) == DERIVED_KEYS
     assert set(contents(path)) == (FILES | {"derived_checkpoint.pt"}) - {"search.jsonl"}
     assert results["genotype"]["normal"] == [["sep_conv_3x3", 0], ["skip_connect", 1]]
     network = derived_network(results, layers=3, channels=4, reductions=(1, 2))
@@ -579,7 +583,10 @@ def test_exported_network_finds_what_results_say(full_task, copied, drawn, tmp_p
 def test_network_of_the_last_few_shot_task_is_exported(scripts, trained, tmp_path):
     path = tmp_path / "run"
     scripts.onnas(trained / "meta_cell.pt", path, "--export", path / "net").succeeded()
-    assert set(contents(path)) == {"args.json", "tasks.jsonl", "results.json", "net.onnx", "net.pt2"}
+    assert set(contents(path)) == {
+        *("args.json", "tasks.jsonl", "examples.jsonl", "results.json", "report.html"),
+        *("net.onnx", "net.pt2"),
+    }
     told = read_onnx(path / "net.onnx", torch.rand(5, 1, 28, 28), tmp_path)
     assert (told["task"], told["mean"], told["std"], told["input_size"]) == (1, [0.0], [1.0], [1, 28, 28])
     assert len(set(told["classes"])) == 3

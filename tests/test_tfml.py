@@ -21,7 +21,7 @@ from tests.conftest import ROOT, Scripts, contents, fill, rows, wait_for
 
 TIMES = ("seconds", "tasks_per_second")
 TRAINING_KEYS = {"meta_epoch", "train_loss", "train_accuracy", *TIMES}
-META_TEST_KEYS = {"test_loss", "test_accuracy", "test_accuracy_ci95", "peak_memory_mib"}
+META_TEST_KEYS = {"test_loss", "test_accuracy", "test_accuracy_ci95", "peak_memory_mib", "peak_memory_breakdown_mib"}
 
 
 def tensors(path, name="meta_cell.pt") -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def assert_same_run(path, expected) -> None:
 
 def test_files_of_a_run(trained):
     files = {name for name in contents(trained) if not name.startswith("tb/")}
-    assert files == {"args.json", "checkpoint.pt", "meta_cell.pt", "metrics.jsonl", "results.json"}
+    assert files == {"args.json", "checkpoint.pt", "meta_cell.pt", "metrics.jsonl", "results.json", "report.html"}
     args = json.loads((trained / "args.json").read_text())
     assert (args["init_channels"], args["meta_epochs"], args["path"]) == (4, 4, str(trained))
     assert args["script"] == "tfml.py"
@@ -81,7 +81,10 @@ def test_metrics_hold_the_keys_that_apply(trained):
 
 def test_tensorboard_shows_every_metric(trained):
     events = EventAccumulator(str(trained / "tb")).Reload()
-    assert set(events.Tags()["scalars"]) == (TRAINING_KEYS | META_TEST_KEYS) - {"meta_epoch"}
+    assert set(events.Tags()["scalars"]) == (TRAINING_KEYS | META_TEST_KEYS) - {
+        "meta_epoch",
+        "peak_memory_breakdown_mib",
+    }
     for row in rows(trained / "metrics.jsonl"):
         values = {event.step: event.value for event in events.Scalars("train_loss")}
         assert values[row["meta_epoch"]] == pytest.approx(row["train_loss"])
@@ -537,7 +540,9 @@ def test_fold_that_diverges_leaves_no_meta_cell_that_cannot_be_read(scripts, tmp
 
 def test_test_task_that_diverges_does_not_end_the_training(monkeypatch):
     """Its loss is None then: hours of training are not to be lost by it, and NaN is not JSON."""
-    results = iter([TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, {}, 1.0, {}) for n, loss in enumerate((1.0, None))])
+    results = iter(
+        [TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, {}, 1.0, {}, []) for n, loss in enumerate((1.0, None))]
+    )
     monkeypatch.setattr(tfml, "search_task", lambda *_: next(results))
     metrics = tfml.meta_test(None, None, None, None, 0, loader=[None, None])
     assert (metrics["test_accuracy"], metrics["test_accuracy_ci95"]) == (0.5, 0)

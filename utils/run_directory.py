@@ -78,7 +78,7 @@ class JsonLines:
 
     def __init__(self, path: Path, keep: Callable[[int, dict], bool]):
         self.path = path
-        self.kept = list(_read_lines(path, keep))
+        self.kept = list(read_lines(path, keep))
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
 
@@ -92,7 +92,8 @@ class JsonLines:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}.") from error
 
 
-def _read_lines(path: Path, keep: Callable[[int, dict], bool]) -> Iterator[dict]:
+def read_lines(path: Path, keep: Callable[[int, dict], bool] = lambda number, row: True) -> Iterator[dict]:
+    """The JSON objects of a file, one a line, up to the first that is not to be kept or is cut short; see JsonLines."""
     if not path.is_file():
         return
     for number, line in enumerate(path.read_bytes().splitlines()):

@@ -1,0 +1,49 @@
+"""A few images of a few-shot task beside what was predicted of them, for the report to show."""
+
+import base64
+import io
+
+import torch
+from PIL import Image
+
+EXAMPLES = 2  # of the first so many tasks of a run
+CLASSES, SHOTS, QUERIES = 5, 5, 5  # of each the first so many
+
+
+def example_of(batch: dict, predictions: list[int], names: list[str]) -> dict:
+    """The first images of each of the first classes of a task, in plain values.
+
+    Args:
+        batch: one task, {"support": [images (1, N, C, H, W) in [0, 1], labels (1, N)], "query": ...}.
+        predictions: the class of each query. names: of the classes.
+
+    Returns:
+        {"classes": names, "shown": [{"support": [image, ...], "queries": [{"image", "predicted"}, ...]}, ...]}, the
+        latter in the order of the former; an image is a data URI.
+    """
+    (support, support_labels), (queries, query_labels) = (
+        [part[0] for part in batch[key]] for key in ("support", "query")
+    )
+    shown = []
+    for label in range(min(CLASSES, len(names))):
+        shots, asked = ((labels == label).nonzero().flatten().tolist() for labels in (support_labels, query_labels))
+        shown.append(
+            {
+                "support": [as_data_uri(support[image]) for image in shots[:SHOTS]],
+                "queries": [
+                    {"image": as_data_uri(queries[image]), "predicted": predictions[image]} for image in asked[:QUERIES]
+                ],
+            }
+        )
+    return {"classes": names, "shown": shown}
+
+
+def as_data_uri(image: torch.Tensor) -> str:
+    """An image (C, H, W) in [0, 1] as a PNG, one in colours as a JPEG: a photograph's PNG is several times as large."""
+    levels = (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    grey = len(levels) == 1
+    picture = Image.fromarray(levels[0] if grey else levels.transpose(1, 2, 0).copy())
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG" if grey else "JPEG", **({"optimize": True} if grey else {"quality": 90}))
+    kind = "png" if grey else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
