@@ -82,7 +82,7 @@ def _numbers(row: dict):
 
 def _encode(picture: Image.Image) -> Summary.Image:
     buffer = io.BytesIO()
-    picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG")
+    picture.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG")
     return Summary.Image(
         height=picture.height, width=picture.width, colorspace=3, encoded_image_string=buffer.getvalue()
     )

@@ -25,7 +25,15 @@ class Page:
         self._log = (folder / "chromium.log").open("wb")
         # Chromium reads its descriptor 3 and writes its 4.
         self._process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{replies}', "bash", CHROMIUM, *FLAGS, f"--user-data-dir={folder}"],
+            [
+                "bash",
+                "-c",
+                f'exec "$@" 3<&{commands} 4>&{replies}',
+                "bash",
+                CHROMIUM,
+                *FLAGS,
+                f"--user-data-dir={folder}",
+            ],
             stdout=self._log,
             stderr=self._log,
             pass_fds=(commands, replies),

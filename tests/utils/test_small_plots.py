@@ -9,10 +9,8 @@ from utils.small_plots import DEEP, FAINT, PAPER, ROW, heat_map, scatter
 
 def corners(image, columns: int, rows: int) -> list[list[tuple]]:
     """The colour of each cell, beside its outline and where no text is."""
-    width, height = image.size
-    lines = [x for x in range(width) if image.getpixel((x, ROW)) == FAINT and x + 3 < width]
-    left, step = lines[0], (lines[-1] - lines[0] + 1) // columns
-    step = next(x for x in range(left + 2, width) if image.getpixel((x, ROW + 3)) == FAINT) - left
+    left = next(x for x in range(image.width) if image.getpixel((x, ROW)) == FAINT)
+    step = next(x for x in range(left + 1, image.width) if image.getpixel((x, ROW + 3)) == FAINT) - left
     return [
         [image.getpixel((left + column * step + 3, (row + 1) * ROW + 3)) for column in range(columns)]
         for row in range(rows)
@@ -30,6 +28,7 @@ def test_colours_of_a_heat_map():
 def test_what_is_not_there_and_what_is_not_finite():
     image = heat_map([[100, None], [math.nan, math.inf]], ["a", "b"], ["c", "d"], 100)
     assert corners(image, 2, 2) == [[DEEP, PAPER], [FAINT, FAINT]]
+    assert PAPER != FAINT != DEEP
 
 
 def test_longer_names_make_it_wider_and_more_rows_taller():
