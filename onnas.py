@@ -7,7 +7,7 @@ Few-shot: unfolds a meta-cell, searches and trains it on each task's support set
 tasks.jsonl (a line a task), examples.jsonl, results.json, args.json and report.html into --path. Full task: searches on
 the two halves of the training set, from a meta-cell or from scratch, then trains the network that was found; writes
 search.jsonl, derived.jsonl (a line an epoch), genotype.json, .txt and .png, results.json, args.json, report.html and
-what --resume needs.
+what --resume needs. Both write TensorBoard events into tb/.
 """
 
 import json
@@ -23,6 +23,7 @@ from models.derived_network import DerivedNetwork
 from models.frozen_supernet import FrozenSupernet
 from models.supernet import Supernet
 from models.textbook_norm import with_textbook_norm
+from search_space.board import Board, FullTaskBoard
 from search_space.build import build_supernet, load_meta_cell
 from search_space.derived_plan import count_macs
 from search_space.derived_training import DerivedTraining
@@ -59,6 +60,7 @@ from utils.cli import ArgumentParser, run
 from utils.device import choose_device, device_name
 from utils.draws import derive_seed
 from utils.errors import InputError
+from utils.event_log import EventLog
 from utils.examples import EXAMPLES, example_of
 from utils.export import export_network
 from utils.files import file_digest, write_json, write_tensors
@@ -117,11 +119,13 @@ def search_few_shot_tasks(args, device):
     log = JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
     rows = log.kept
     examples = JsonLines(args.path / "examples.jsonl", keep=lambda number, _: number < len(rows))
+    board = Board(args.path / "tb", network, len(rows))
     loader = episode_loader(tasks, range(len(rows), args.eval_epochs), workers=args.workers)
     progress = progress_bar(loader, args.name or args.search, "task", len(rows), args.eval_epochs)
     for task, batch in enumerate(progress, start=len(rows)):
-        measure = task < METERED_TASKS
-        result = search_task(meta_cell, supernet, architecture, settings, batch, args.seed, task, measure)
+        measure, record = task < METERED_TASKS, board.record_of(task)
+        result = search_task(meta_cell, supernet, architecture, settings, batch, args.seed, task, measure, record)
+        board.add_task(result, record)
         if task < EXAMPLES:
             examples.append(example_of(batch, result.predictions, tasks.class_names(task)))
         rows.append(asdict(result))
@@ -295,6 +299,7 @@ def run_search(args, device, data, halves, meta_cell, network, settings, size):
         )
 
     steps = min(len(half("weights", indices, 0)) for indices in halves)
+    board = FullTaskBoard(args.path / "tb" / "search", search, first, steps)
     with progress_bar(None, args.name or args.search, "step", first * steps, args.epochs * steps) as progress:
         for epoch in range(first, args.epochs):
             started = time.perf_counter()
@@ -308,6 +313,7 @@ def run_search(args, device, data, halves, meta_cell, network, settings, size):
             )
             seconds, of_step = time.perf_counter() - started, median(search.search.step_seconds)
             rows.append({"epoch": epoch, **asdict(result), "seconds": seconds, "seconds_per_step": of_step})
+            board.add_epoch(rows[-1])
             log.append(rows[-1])
             if search.best is not None and search.best.epoch == epoch:
                 states = {"supernet": supernet.state_dict(), "architecture": architecture.state_dict()}
@@ -347,6 +353,7 @@ def train_derived(args, device, data, derived):
     checkpoint = args.path / "derived_checkpoint.pt"
     first = resumed_epochs(checkpoint, trainer, args.derived_epochs)
     log = epoch_log(args.path / "derived.jsonl", first)
+    events = EventLog(args.path / "tb" / "derived", first)
     rows = log.kept
 
     def epoch_batches(epoch):
@@ -366,6 +373,7 @@ def train_derived(args, device, data, derived):
         for epoch in range(first, args.derived_epochs):
             result = trainer.train_epoch(epoch, epoch_batches(epoch), on_step=progress.update)
             rows.append({"epoch": epoch, **asdict(result)})
+            events.add_row("epoch", {**rows[-1], "lr": training.lr_at(epoch)})
             log.append(rows[-1])
             write_tensors(checkpoint, {"epoch": epoch + 1, "state": trainer.state_dict()})
             progress.set_postfix(epoch=epoch + 1, accuracy=f"{result.accuracy:.3f}", refresh=False)

@@ -12,14 +12,14 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from statistics import fmean
 
-from torch.utils.tensorboard import SummaryWriter
-
 from models.meta_cell import MetaCell, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
+from search_space.board import Board
 from search_space.build import build_supernet, check_meta_cell
 from search_space.evaluation import network_figures, search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
 from search_space.primitives import FEW_SHOT
+from search_space.search_record import SearchRecord
 from search_space.task_search import SearchSettings, TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks, held_out_split
 from utils.cli import ArgumentParser, real, run, whole
@@ -122,12 +122,14 @@ def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch
     return adapted, loss, accuracy, memory
 
 
-def meta_test(meta_cell, supernet, architecture, settings, seed, loader):
-    """Searches the test tasks; returns the metrics of a meta-test."""
+def meta_test(meta_cell, supernet, architecture, settings, seed, loader, board, meta_epoch):
+    """Searches the test tasks, the first on record; returns the metrics of a meta-test."""
+    record = SearchRecord()
     results = [
-        search_task(meta_cell, supernet, architecture, settings, batch, seed, task, measure=False)
+        search_task(meta_cell, supernet, architecture, settings, batch, seed, task, task == 0, None if task else record)
         for task, batch in enumerate(loader)
     ]
+    board.add_meta_test(meta_epoch, results[0], record)
     accuracy, ci95 = mean_and_ci95([result.accuracy for result in results])
     losses = [result.loss for result in results]
     loss = None if None in losses else fmean(losses)
@@ -175,7 +177,7 @@ def main():
         print(f"{args.path} has {first} meta-epochs; going on to {max(first, args.meta_epochs)}.")
     open_run(args.path, values)
     metrics = JsonLines(args.path / "metrics.jsonl", keep=lambda number, row: number < first)
-    tensorboard = SummaryWriter(args.path / "tb", purge_step=first)
+    board = Board(args.path / "tb", settings, first)
 
     def save(meta_epochs_done):
         write_tensors(checkpoint, {**meta_cell.as_dict(), "meta_epoch": meta_epochs_done})
@@ -193,6 +195,7 @@ def main():
     )
     searching = replace(warm_up, architecture_epochs=args.task_train_steps)
     test = evaluation_settings(args, args.test_batch_size)
+    learning_rates = {rate: vars(args)[rate] for rate in ("w_lr", "alpha_lr", "w_meta_lr", "a_meta_lr")}
 
     save(first)
     episodes = range(first * args.meta_batch_size, args.meta_epochs * args.meta_batch_size)
@@ -238,17 +241,14 @@ def main():
         }
         if tests:
             loader = episode_loader(test_tasks, range(args.eval_epochs), workers=args.workers)
-            row |= meta_test(meta_cell, supernet, architecture, test, args.seed, loader)
+            row |= meta_test(meta_cell, supernet, architecture, test, args.seed, loader, board, meta_epoch)
             progress.write(
                 f"Meta-epoch {meta_epoch + 1}: accuracy {row['test_accuracy']:.4f} on classes not trained on"
             )
+        board.add_row("meta_epoch", row | (learning_rates if tests else {}))
         metrics.append(row)
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "meta_epoch":
-                tensorboard.add_scalar(name, value, meta_epoch)
         progress.set_postfix(loss=f"{row['train_loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}", refresh=False)
         save(meta_epoch + 1)
-    tensorboard.close()
     figures = network_figures(supernet, architecture, meta_cell)
     write_json(
         args.path / "results.json",

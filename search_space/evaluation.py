@@ -10,6 +10,7 @@ from models.meta_cell import MetaCell
 from models.supernet import Supernet
 from search_space.architecture import Architecture
 from search_space.genotype import read_genotype
+from search_space.search_record import SearchRecord
 from search_space.task_search import SearchSettings, TaskSearch
 from utils.memory import MIB, PeakMemory
 
@@ -59,6 +60,7 @@ def search_task(
     seed: int,
     task: int,
     measure: bool,
+    record: SearchRecord | None = None,
 ) -> TaskResult:
     """Unfolds the meta-cell, adapts to the support set and tests on the queries.
 
@@ -66,12 +68,15 @@ def search_task(
         batch: one task, {"support": [images (1, N, C, H, W), labels (1, N)], "query": ...}.
         task: its number; with the seed it settles every draw.
         measure: whether to measure the peaks of memory, which takes time.
+        record: takes down every step.
     """
     device = supernet.head.weight.device
     images, labels, query, query_labels = (
         tensor[0].to(device) for part in ("support", "query") for tensor in batch[part]
     )
     search = start_task(meta_cell, supernet, architecture, settings, seed, task)
+    if record is not None:
+        record.watch(search)
     before = search.classify(query, query_labels, images)
     adapting = PeakMemory(device, search.resident(), [images, labels]) if measure else None
     started = time.perf_counter()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
+from search_space.board import RECORDED_TASKS
 from search_space.flags import FULL_TASK_PRESET, add_run_flags, add_search_flags, add_task_flags, preset
 from search_space.memory_plan import Prediction, Size, options, plan, predict
 from search_space.methods import METHODS, settings_of
@@ -41,7 +42,12 @@ def add_onnas_flags(parser: ArgumentParser, datasets: Datasets) -> None:
     group.add_argument("--reduction_layers", type=whole(0), nargs="*", help="cells of stride 2, counted from 0")
     group.add_argument("--partial_channels", type=whole(1), help="pcdarts: the candidates see 1/K of the channels")
     group = parser.add_argument_group("on-device search")
-    group.add_argument("--eval_epochs", type=whole(1), default=100, help="few-shot: test tasks")
+    group.add_argument(
+        "--eval_epochs",
+        type=whole(1),
+        default=100,
+        help=f"few-shot: test tasks; the steps of the first {RECORDED_TASKS} are shown by TensorBoard",
+    )
     group.add_argument(
         "--search",
         choices=tuple(METHODS),

@@ -1,6 +1,7 @@
 """One task's differentiable search: adapting weights and architecture on the support set, testing on the queries."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,6 +86,18 @@ class StepResult(NamedTuple):
     validation_accuracy: float | None
 
 
+class Step(NamedTuple):
+    """What a step was and did, as ``on_step`` is told.
+
+    steps_left: architecture steps left before it, itself included.
+    """
+
+    optimizers: Optimizers
+    choice: Choice
+    steps_left: int
+    result: StepResult
+
+
 @dataclass(frozen=True)
 class Classification:
     """How the queries were classified: the share of right answers, the mean cross-entropy, and the class of each."""
@@ -124,6 +137,9 @@ class TaskSearch:
 
     Args:
         seed, purpose, index: name the task; every draw depends on them alone.
+
+    Attributes:
+        on_step: is told of each step after it, with the search as it is then; None: nothing is.
     """
 
     def __init__(
@@ -149,6 +165,7 @@ class TaskSearch:
         self.normalizer = settings.normalizer.annealed(0, 1)
         self._drop_path_draws = self._generator("drop-path")
         self.step_seconds: list[float] = []
+        self.on_step: Callable[[TaskSearch, Step], None] | None = None
 
     def adapt(self, images: torch.Tensor, labels: torch.Tensor) -> float:
         """Adapts to a support set; returns the mean loss of the last epoch.
@@ -208,7 +225,10 @@ class TaskSearch:
         loss, accuracy = self.weight_gradient(*training, choice, noise).tolist()
         _step(optimizers.weights)
         self.step_seconds.append(time.perf_counter() - started)
-        return StepResult(loss, accuracy, None if validation is None else validated[1].item())
+        result = StepResult(loss, accuracy, None if validation is None else validated[1].item())
+        if self.on_step is not None:
+            self.on_step(self, Step(optimizers, choice, steps_left, result))
+        return result
 
     def gradient_of_step(
         self, training: Batch, validation: Batch, weights: torch.optim.Optimizer, choice: Choice, noise: Noise
