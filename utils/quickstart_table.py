@@ -1,4 +1,4 @@
-"""The table that quickstart.sh ends with: what meta-training changed, and what the meta-cell saves.
+"""What quickstart.sh ends with: what meta-training changed, what the meta-cell saves, and where to look next.
 
 python -m utils.quickstart_table --trained DIR --untrained DIR --tfml DIR
 """
@@ -43,7 +43,12 @@ def table(trained: Path, untrained: Path, tfml: Path) -> str:
         f"storage        {whole:.3f} MiB unfolded, {folded:.3f} MiB as a meta-cell: {whole / folded:.2f} times less",
         f"peak memory    {result['peak_memory_mib']:.1f} MiB while adapting",
         f"meta-training  {sum(row['seconds'] for row in training):.0f} s for {len(training)} meta-epochs",
-        f"files          {tfml / 'meta_cell.pt'}, {trained}, {untrained}",
+        "",
+        f"meta-cell      {tfml / 'meta_cell.pt'}",
+        f"pictures       {trained / 'report.html'}",
+        f"               {tfml / 'report.html'}",
+        f"step by step   tensorboard --logdir {tfml.parent}",
+        "next           README.md: Omniglot, your own images, the paper's tables",
     ]
     return "\n".join(lines)
 

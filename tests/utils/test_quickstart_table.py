@@ -51,6 +51,19 @@ def test_the_numbers_are_those_of_the_files(folders):
     assert values["meta-training"] == "4 s for 2 meta-epochs"
 
 
+def test_it_fits_a_terminal_and_says_where_to_look(monkeypatch, folders):
+    runs = folders["tfml"].parent / "runs"
+    (runs / "quickstart").mkdir(parents=True)
+    places = [Path("runs/quickstart") / name for name in ("search_trained", "search_untrained", "trained")]
+    for place, folder in zip(places, ("trained", "untrained", "tfml"), strict=True):
+        folders[folder].rename(runs.parent / place)
+    monkeypatch.chdir(runs.parent)
+    lines = table(*places).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "pictures       runs/quickstart/search_trained/report.html" in lines
+    assert "step by step   tensorboard --logdir runs/quickstart" in lines
+
+
 @pytest.mark.parametrize(("name", "file"), [("untrained", "results.json"), ("tfml", "metrics.jsonl")])
 @pytest.mark.parametrize("content", [None, "", '{"seconds', '{"other": 1}', "7", '["seconds"]'])
 def test_a_missing_or_damaged_file_is_named(folders, name, file, content):
