@@ -64,14 +64,15 @@ def run_page(page: str, only: str, clone: Path, scratch: Path, environment: dict
     def runs(block: Block) -> bool:
         return only in block.text and not block.parse_only
 
+    # What is not run finds no real command, and may not activate an environment that has some.
     def before(block: Block) -> str:
         if not runs(block):
-            return f"PATH={parse_only}"
+            return f"source() {{ :; }}; exec 8>&1 9>&2 >/dev/null 2>&1; PATH={parse_only}"
         return f"printf '%s\\n' '' {shlex.quote(f'--- {page}, line {block.line}')}; block_status=0; SECONDS=0"
 
     def after(block: Block) -> str:
         if not runs(block):
-            return f"PATH={real}"
+            return f"PATH={real}; exec >&8 2>&9 8>&- 9>&-; unset -f source"
         return f'echo "{block.line} $block_status $SECONDS" >>{shlex.quote(str(report))}'
 
     script = as_script(found, START, before, after)

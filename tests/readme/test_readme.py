@@ -147,25 +147,33 @@ def test_blocks_are_run_in_one_session(tmp_path, capfd):
     """... each with a status of its own; what is not run still sets its variables."""
     make_commands(tmp_path / "commands")
     (tmp_path / "page.md").write_text(
-        page_with("A=1", "python only_written_down", above="<!-- check: parse only, long -->")
-        + page_with("B=2 # only sets", "touch must_not_be")
+        page_with(
+            "source activate",
+            "A=1",
+            "python only_written_down",
+            "touch must_not_be",
+            above="<!-- check: parse only, long -->",
+        )
+        + page_with("B=2  # only sets", "echo must not be said")
         + page_with("(exit 3)", 'echo "run $A$B|"')
         + page_with("test $A$B = 12  # run")
         + page_with("exit 4  # run")
         + page_with("echo run")
     )
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    (tmp_path / "activate").write_text(f"PATH={environment['PATH']}")
     rows = run_page("page.md", "run", tmp_path, tmp_path, environment)
     assert [(place, status) for place, _, status, _ in rows] == [
-        ("page.md:16", "3"),
-        ("page.md:22", "0"),
-        ("page.md:27", "not run"),
-        ("page.md:32", "not run"),
+        ("page.md:18", "3"),
+        ("page.md:24", "0"),
+        ("page.md:29", "not run"),
+        ("page.md:34", "not run"),
     ]
     said = capfd.readouterr().out
-    assert "--- page.md, line 16\nrun 12|\n" in said
+    assert "must not" not in said
+    assert "--- page.md, line 18\nrun 12|\n" in said
     assert not (tmp_path / "must_not_be").exists()
-    assert '| page.md:16 | (exit 3)<br>echo "run $A$B\\|" | 3 | 0 |' in as_markdown(rows)
+    assert '| page.md:18 | (exit 3)<br>echo "run $A$B\\|" | 3 | ' in as_markdown(rows)
     (parsed, *_) = run_page("page.md", "", tmp_path, tmp_path, environment)
     assert parsed[2] == "parse only"
 
