@@ -1,6 +1,7 @@
 """On-device search: a network for each new few-shot task, or for one full data set.
 
     python onnas.py --meta_cell runs/omniglot/meta_cell.pt --dataset omniglot --path runs/omniglot_onnas
+    torchrun --standalone --nproc_per_node 2 onnas.py --meta_cell ...  # test tasks side by side, the same results
     python onnas.py --task full --dataset imagefolder --data_path photographs --path runs/photographs
 
 Few-shot: unfolds a meta-cell, searches and trains it on each task's support set, and tests it on the queries; writes
@@ -64,7 +65,9 @@ from utils.full_task_data import DATASETS, image_batches, load_full_task, strati
 from utils.intervals import mean_and_ci95
 from utils.memory import PeakMemory
 from utils.progress import progress_bar
+from utils.ranks import join_ranks
 from utils.run_directory import JsonLines, check_run, open_run
+from utils.torchrun import is_restarted, refuse_processes, remember_run
 
 # What may differ between a run and its continuation.
 MAY_CHANGE = ("path", "meta_cell", "name", "data_path", "download", "eval_epochs", "workers", "export")
@@ -80,6 +83,7 @@ def parse_args():
 
 
 def search_few_shot_tasks(args, device):
+    ranks = join_ranks(device)
     meta_cell = load_meta_cell(args.meta_cell)
     check_agreement(args, meta_cell, INPUT_SHAPES[args.dataset][0])
     network = network_of(args.search, meta_cell.settings)
@@ -105,20 +109,40 @@ def search_few_shot_tasks(args, device):
     )
     supernet, architecture = build_supernet(network, args.n, args.seed, device)
 
-    # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
-    flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
-    values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), MAY_CHANGE)
-    make_export_folder(args.export)
-    open_run(args.path, values)
-    log = JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
+    for note in tasks.notes:
+        print(note)
+
+    def open_or_resume():
+        """The plain values of the flags, and the rows of the tasks that are done."""
+        # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
+        flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
+        flags["resume"] = args.resume or is_restarted(args.path)
+        values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), MAY_CHANGE)
+        make_export_folder(args.export)
+        remember_run(args.path)
+        open_run(args.path, values)
+        return values, JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
+
+    values, log = ranks.from_first(open_or_resume)
     rows = log.kept
-    loader = episode_loader(tasks, range(len(rows), args.eval_epochs), workers=args.workers)
-    progress = progress_bar(loader, args.name or args.search, "task", len(rows), args.eval_epochs)
-    for task, batch in enumerate(progress, start=len(rows)):
-        result = search_task(meta_cell, supernet, architecture, settings, batch, args.seed, task)
-        rows.append(asdict(result))
-        log.append(rows[-1])
-        progress.set_postfix(accuracy=f"{fmean(row['accuracy'] for row in rows):.4f}", refresh=False)
+    left = range(len(rows), args.eval_epochs)
+    batches = iter(episode_loader(tasks, ranks.share(left), workers=args.workers))
+
+    def search(task):
+        return search_task(meta_cell, supernet, architecture, settings, next(batches), args.seed, task)
+
+    name = args.name or args.search
+    with progress_bar(None, name, "task", len(rows), args.eval_epochs, ranks.is_first) as progress:
+        for place in range(0, len(left), ranks.size):
+            for result in ranks.gather(search, left[place : place + ranks.size]):
+                rows.append(asdict(result))
+                if ranks.is_first:
+                    log.append(rows[-1])
+                progress.update()
+            progress.set_postfix(accuracy=f"{fmean(row['accuracy'] for row in rows):.4f}", refresh=False)
+    ranks.leave()
+    if not ranks.is_first:
+        return
 
     accuracy, ci95 = mean_and_ci95([row["accuracy"] for row in rows])
     heaviest = max(rows, key=lambda row: row["peak_memory_mib"])
@@ -379,6 +403,7 @@ def main():
     args = parse_args()
     device = choose_device(args.device)
     if args.task == "full":
+        refuse_processes("--task full")
         search_full_task(args, device)
     else:
         search_few_shot_tasks(args, device)

@@ -57,7 +57,7 @@ def main():
             few_shot_tasks(dataset, "train", ways=WAYS, shots=SHOTS, queries=1, **source) for _ in range(2)
         )
         torchmeta.images = None
-        settings = SupernetSettings(INPUT_SHAPES[dataset][0], 8, 2, 3, (1,), FEW_SHOT)
+        settings = SupernetSettings(INPUT_SHAPES[dataset][0], 8, 2, 3, (0, 1), FEW_SHOT)
         supernet, architecture = build_supernet(settings, WAYS, seed=21, device=device)
         published = PRESETS["in_metanas" if dataset == "miniimagenet" else "og_metanas"]
         adaptation = SearchSettings(
