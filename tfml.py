@@ -1,7 +1,7 @@
 """Two-Fold Meta-Learning: condenses the n cells of a supernet into one meta-cell.
 
     python tfml.py --dataset omniglot --path runs/omniglot
-    torchrun --standalone --nproc_per_node 2 tfml.py --dataset omniglot --path runs/omniglot
+    torchrun --standalone --nproc_per_node 2 -- tfml.py --dataset omniglot --path runs/omniglot
 
 Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl and TensorBoard events into --path. On a CPU the meta-cell
 is the same for any number of processes: each computes on one thread, unless OMP_NUM_THREADS says otherwise.

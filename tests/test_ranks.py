@@ -118,24 +118,15 @@ def test_search_goes_on_with_another_number_of_ranks(scripts, alone, searched_al
     assert_same_search(path, searched_alone)
 
 
-def test_torchrun_itself(scripts, tmp_path):
-    """It sets OMP_NUM_THREADS for several processes; one process without it has one thread by itself."""
-    flags = [str(flag) for flag in scripts.tfml_flags("PATH", "--meta_epochs", 1, "--eval_epochs", 1)]
+def test_torchrun_itself(scripts, alone, tmp_path):
+    """It sets OMP_NUM_THREADS. Without the --, it takes --n for one of its own flags."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--", "tfml.py"]
+    flags = [str(flag) for flag in scripts.tfml_flags(tmp_path / "run", *TRAINING)]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    for name, command in (
-        ("one", []),
-        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
-    ):
-        line = [
-            sys.executable,
-            *command,
-            "tfml.py",
-            *(str(tmp_path / name) if flag == "PATH" else flag for flag in flags),
-        ]
-        finished = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stdout.count("meta_cell.pt") == 1
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+    finished = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert len(finished.stdout.splitlines()) == 3
+    assert_same_run(tmp_path / "run", alone)
 
 
 # --- Deaths ---------------------------------------------------------------------------------------------------------
@@ -199,6 +190,16 @@ def test_restart_does_not_make_a_run_of_another_job_its_own(scripts, alone, tmp_
     said = [line for line in finished.stderr.splitlines() if line.startswith("tfml.py: error: ")]
     assert len(said) == 2  # once in each life
     assert "pass --resume" in said[0]
+
+
+def test_machines_whose_restarts_are_not_safe_are_refused(scripts, tmp_path):
+    config = {"min_nodes": 2, "max_nodes": 2, "rdzv_endpoint": f"127.0.0.1:{free_port()}", "max_restarts": 1}
+    configs = [json.dumps({**config, "is_host": is_host}) for is_host in (True, False)]
+    flags = ("tfml.py", *scripts.tfml_flags(tmp_path / "run"))
+    agents = scripts.start_each([("tests/agent.py", text, *flags) for text in configs])
+    said = "".join(finished.stderr for finished in scripts.wait_for_each(*agents))
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_machines_train_together_and_one_goes_on_when_the_other_dies(scripts, alone, tmp_path):
@@ -306,7 +307,7 @@ def test_last_words_are_said_once(agent_store, monkeypatch):
     assert is_first_to_say("it is empty.")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert is_first_to_say("it is full.")
-    monkeypatch.setattr(torchrun, "_store", store_that_is_gone)
+    monkeypatch.setattr(torchrun, "kept_store", store_that_is_gone)
     assert is_first_to_say("it is full.")
 
 

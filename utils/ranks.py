@@ -1,6 +1,6 @@
 """Several processes do a part each, and all know all results in order.
 
-    torchrun --standalone --nproc_per_node 2 tfml.py ...
+    torchrun --standalone --nproc_per_node 2 -- tfml.py ...
 
 torchrun starts the processes, on one machine or on many, and gives each a number, its rank. What one process computes
 here must not depend on how many there are; so each has one thread, unless OMP_NUM_THREADS says otherwise.
@@ -19,7 +19,7 @@ import torch
 from torch import distributed
 
 from utils.errors import InputError
-from utils.torchrun import process_count
+from utils.torchrun import kept_store, process_count, refuse_unsafe_restarts
 
 # How long a process waits for the slowest. One that dies is noticed at once.
 TIMEOUT = timedelta(minutes=30)
@@ -79,7 +79,7 @@ def join_ranks(device: torch.device) -> Ranks:
     """Waits for the other processes, if there are any; each gets its own GPU. All but the first print nothing.
 
     Raises:
-        InputError: there are fewer GPUs than processes, or the others cannot be reached.
+        InputError: there are fewer GPUs than processes, or the others cannot be reached, now or after a restart.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
@@ -95,10 +95,23 @@ def join_ranks(device: torch.device) -> Ranks:
         if local >= gpus:
             raise InputError(f"torchrun's --nproc_per_node is more than the {gpus} GPUs: each process needs its own.")
         torch.cuda.set_device(local)
+    refuse_unsafe_restarts()
     with _saying_that_one_ended():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT, **_meeting_place(number, size)
+        )
         distributed.barrier()  # one that ended while others still connect would leave them waiting
     return Ranks(number, size)
+
+
+def _meeting_place(number: int, size: int) -> dict:
+    """Where the processes find each other: the default, or torchrun's store, apart from what earlier starts left."""
+    store = kept_store()
+    if store is None:
+        return {}
+    store.set_timeout(TIMEOUT)
+    start = f"start {os.environ['TORCHELASTIC_RESTART_COUNT']} of {size}"
+    return {"store": distributed.PrefixStore(start, store), "rank": number, "world_size": size}
 
 
 def _stop(number: int, frame: object) -> None:

@@ -23,7 +23,7 @@ FLAGS = "--dataset synthetic --init_channels 8 --layers 2 --reduction_layers 0 1
 
 def tasks_per_second(ranks: int, flags: list[str], meta_epochs: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--"]
         length = ["--meta_epochs", str(meta_epochs + 1), "--eval_freq", str(meta_epochs + 2), "--eval_epochs", "1"]
         command = [sys.executable, *launcher, "tfml.py", *flags, *length, "--path", folder]
         finished = subprocess.run(command, capture_output=True, text=True)
