@@ -1,6 +1,7 @@
 """On-device search: a network for each new few-shot task, or for one full data set.
 
     python onnas.py --meta_cell runs/omniglot/meta_cell.pt --dataset omniglot --path runs/omniglot_onnas
+    torchrun --standalone --nproc_per_node 2 -- onnas.py ...  # test tasks side by side, the same results
     python onnas.py --task full --dataset imagefolder --data_path photographs --path runs/photographs
 
 Few-shot: unfolds a meta-cell, searches and trains it on each task's support set, and tests it on the queries; writes
@@ -23,7 +24,7 @@ from models.derived_network import DerivedNetwork
 from models.frozen_supernet import FrozenSupernet
 from models.supernet import Supernet
 from models.textbook_norm import with_textbook_norm
-from search_space.board import Board, FullTaskBoard
+from search_space.board import Board, FullTaskBoard, record_of
 from search_space.build import build_supernet, load_meta_cell
 from search_space.derived_plan import count_macs
 from search_space.derived_training import DerivedTraining
@@ -68,8 +69,10 @@ from utils.full_task_data import DATASETS, image_batches, load_full_task, strati
 from utils.intervals import mean_and_ci95
 from utils.memory import PeakMemory
 from utils.progress import progress_bar
+from utils.ranks import join_ranks
 from utils.report.page import write_report
 from utils.run_directory import JsonLines, check_run, open_run
+from utils.torchrun import is_restarted, refuse_processes, remember_run
 
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
 # What may differ between a run and its continuation.
@@ -86,6 +89,7 @@ def parse_args():
 
 
 def search_few_shot_tasks(args, device):
+    ranks = join_ranks(device)
     meta_cell = load_meta_cell(args.meta_cell)
     check_agreement(args, meta_cell, INPUT_SHAPES[args.dataset][0])
     network = network_of(args.search, meta_cell.settings)
@@ -111,26 +115,50 @@ def search_few_shot_tasks(args, device):
     )
     supernet, architecture = build_supernet(network, args.n, args.seed, device)
 
-    # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
-    flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
-    values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), MAY_CHANGE)
-    make_export_folder(args.export)
-    open_run(args.path, values)
-    log = JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
+    for note in tasks.notes:
+        print(note)
+
+    def open_or_resume():
+        """The plain values of the flags, and the rows of the tasks that are done."""
+        # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
+        flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
+        flags["resume"] = args.resume or is_restarted(args.path)
+        values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), MAY_CHANGE)
+        make_export_folder(args.export)
+        remember_run(args.path)
+        open_run(args.path, values)
+        return values, JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
+
+    values, log = ranks.from_first(open_or_resume)
     rows = log.kept
-    examples = JsonLines(args.path / "examples.jsonl", keep=lambda number, _: number < len(rows))
-    board = Board(args.path / "tb", network, len(rows))
-    loader = episode_loader(tasks, range(len(rows), args.eval_epochs), workers=args.workers)
-    progress = progress_bar(loader, args.name or args.search, "task", len(rows), args.eval_epochs)
-    for task, batch in enumerate(progress, start=len(rows)):
-        measure, record = task < METERED_TASKS, board.record_of(task)
+    left = range(len(rows), args.eval_epochs)
+    batches = iter(episode_loader(tasks, ranks.share(left), workers=args.workers))
+    if ranks.is_first:
+        examples = JsonLines(args.path / "examples.jsonl", keep=lambda number, _: number < len(rows))
+        board = Board(args.path / "tb", network, len(rows))
+
+    def search(task):
+        """Its result, and what there is to show of it."""
+        batch, measure, record = next(batches), task < METERED_TASKS, record_of(task)
         result = search_task(meta_cell, supernet, architecture, settings, batch, args.seed, task, measure, record)
-        board.add_task(result, record)
-        if task < EXAMPLES:
-            examples.append(example_of(batch, result.predictions, tasks.class_names(task)))
-        rows.append(asdict(result))
-        log.append(rows[-1])
-        progress.set_postfix(accuracy=f"{fmean(row['accuracy'] for row in rows):.4f}", refresh=False)
+        example = example_of(batch, result.predictions, tasks.class_names(task)) if task < EXAMPLES else None
+        return result, record, example
+
+    name = args.name or args.search
+    with progress_bar(None, name, "task", len(rows), args.eval_epochs, ranks.is_first) as progress:
+        for place in range(0, len(left), ranks.size):
+            for result, record, example in ranks.gather(search, left[place : place + ranks.size]):
+                rows.append(asdict(result))
+                if ranks.is_first:
+                    board.add_task(result, record)
+                    if example is not None:
+                        examples.append(example)
+                    log.append(rows[-1])
+                progress.update()
+            progress.set_postfix(accuracy=f"{fmean(row['accuracy'] for row in rows):.4f}", refresh=False)
+    ranks.leave()
+    if not ranks.is_first:
+        return
 
     accuracy, ci95 = mean_and_ci95([row["accuracy"] for row in rows])
     measured = rows[:METERED_TASKS]
@@ -407,6 +435,7 @@ def main():
     args = parse_args()
     device = choose_device(args.device)
     if args.task == "full":
+        refuse_processes("--task full")
         search_full_task(args, device)
     else:
         search_few_shot_tasks(args, device)

@@ -1,15 +1,18 @@
 """Two-Fold Meta-Learning: condenses the n cells of a supernet into one meta-cell.
 
     python tfml.py --dataset omniglot --path runs/omniglot
+    torchrun --standalone --nproc_per_node 2 -- tfml.py --dataset omniglot --path runs/omniglot
 
 Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl and TensorBoard events into --path, at the end results.json
-and report.html.
+and report.html. On a CPU the meta-cell is the same for any number of processes: each computes on one thread, unless
+OMP_NUM_THREADS says otherwise.
 """
 
 import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from statistics import fmean
 
 from models.meta_cell import MetaCell, first_fold, second_fold
@@ -29,11 +32,16 @@ from utils.files import file_digest, read_tensors, write_json, write_tensors
 from utils.intervals import mean_and_ci95
 from utils.memory import PeakMemory
 from utils.progress import progress_bar
+from utils.ranks import join_ranks
 from utils.report.page import write_report
 from utils.run_directory import JsonLines, check_run, open_run
+from utils.torchrun import is_restarted, remember_run
 
 # What may differ between a run and its continuation: how long it is, where and how it runs.
 MAY_CHANGE = ("path", "name", "data_path", "download", "meta_epochs", "eval_freq", "eval_epochs", "device", "workers")
+
+# Tasks that are adapted together, by one process.
+GROUP_SIZE = 1
 
 
 def parse_args():
@@ -100,45 +108,61 @@ def parse_args():
     return args
 
 
-def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch, measure):
-    """Unfolds the state and adapts it to one training task.
+def adapt(group, batches, meta_cell, supernet, architecture, settings, seed, measured):
+    """Unfolds the state and adapts it to each training task of a group.
 
     Args:
-        batch: [support images, labels, query images, labels].
-        measure: whether to measure the peak memory of adapting.
+        group: the tasks' numbers, consecutive.
+        batches: iterator over their data.
+        measured: the task whose peak memory of adapting is measured, or None.
 
     Returns:
-        The adapted state with separate cells, the last epoch's loss, the accuracy on the queries, the meter of the
-        memory or None.
+        For each task the adapted state with separate cells, the last epoch's loss, the accuracy on the queries, and
+        the figures of the memory, if they were measured.
     """
-    images, labels, query, query_labels = batch
-    meta_cell.unfold(supernet, architecture)
-    search = TaskSearch(supernet, architecture, settings, seed, "training task", task)
-    memory = PeakMemory(images.device, search.resident(), batch) if measure else None
-    with memory or nullcontext():
-        loss = search.adapt(images, labels)
-    accuracy = search.classify(query, query_labels, images).accuracy
-    adapted = MetaCell.of(supernet, architecture, separate=True)
-    return adapted, loss, accuracy, memory
+    device, results = supernet.head.weight.device, []
+    for task in group:
+        batch = [tensor[0].to(device) for part in next(batches).values() for tensor in part]
+        images, labels, query, query_labels = batch
+        meta_cell.unfold(supernet, architecture)
+        search = TaskSearch(supernet, architecture, settings, seed, "training task", task)
+        memory = PeakMemory(device, search.resident(), batch) if task == measured else None
+        with memory or nullcontext():
+            loss = search.adapt(images, labels)
+        accuracy = search.classify(query, query_labels, images).accuracy
+        adapted = MetaCell.of(supernet, architecture, separate=True)
+        figures = {"peak_memory_mib": memory.mib, "peak_memory_breakdown_mib": memory.breakdown_mib} if memory else {}
+        results.append((adapted, loss, accuracy, figures))
+    return results
 
 
-def meta_test(meta_cell, supernet, architecture, settings, seed, loader, board, meta_epoch):
-    """Searches the test tasks, the first on record; returns the metrics of a meta-test."""
-    record = SearchRecord()
-    results = [
-        search_task(meta_cell, supernet, architecture, settings, batch, seed, task, task == 0, None if task else record)
-        for task, batch in enumerate(loader)
-    ]
-    board.add_meta_test(meta_epoch, results[0], record)
+def meta_test(ranks, meta_cell, supernet, architecture, settings, seed, tasks, number, workers):
+    """Searches the first ``number`` test tasks.
+
+    Returns:
+        The metrics of a meta-test, the first task's result and its record; the latter in the first process alone.
+    """
+    batches, record = iter(episode_loader(tasks, ranks.share(range(number)), workers=workers)), SearchRecord()
+
+    def search(task):
+        first = task == 0
+        return search_task(
+            *(meta_cell, supernet, architecture, settings, next(batches), seed, task),
+            measure=first,
+            record=record if first else None,
+        )
+
+    results = ranks.gather(search, range(number))
     accuracy, ci95 = mean_and_ci95([result.accuracy for result in results])
     losses = [result.loss for result in results]
     loss = None if None in losses else fmean(losses)
-    return {"test_loss": loss, "test_accuracy": accuracy, "test_accuracy_ci95": ci95}
+    return {"test_loss": loss, "test_accuracy": accuracy, "test_accuracy_ci95": ci95}, results[0], record
 
 
 def main():
     args = parse_args()
     device = choose_device(args.device)
+    ranks = join_ranks(device)
     settings = SupernetSettings(
         in_channels=INPUT_SHAPES[args.dataset][0],
         init_channels=args.init_channels,
@@ -156,32 +180,46 @@ def main():
     test_split = held_out_split(args.dataset, vinyals)
     test_tasks = few_shot_tasks(args.dataset, test_split, ways=args.n, shots=args.k, queries=args.q, **source)
 
-    # The state: meta-cell, stem and head, alpha and beta; at the start, or where the run to resume got to.
+    for note in (*train_tasks.notes, *test_tasks.notes):
+        print(note)
     supernet, architecture = build_supernet(settings, args.n, args.seed, device)
-    meta_cell = initial = MetaCell.of(supernet, architecture, separate=args.cells == "separate")
-    first = 0
     checkpoint = args.path / "checkpoint.pt"
-    # A decay reaches 0 at the end: a longer run would have been another one from its start.
-    fixed = () if args.meta_lr_decay == "none" else ("meta_epochs",)
-    may_change = tuple(flag for flag in MAY_CHANGE if flag not in fixed)
-    values = check_run(args.path, vars(args), "tfml.py", (checkpoint.name, "meta_cell.pt"), may_change)
-    if checkpoint.exists():
-        saved = read_tensors(checkpoint)
-        meta_cell = MetaCell.from_dict(saved, checkpoint)
-        check_meta_cell(meta_cell, checkpoint)
-        if (meta_cell.settings, meta_cell.ways, len(meta_cell.cells)) != (settings, args.n, len(initial.cells)):
-            raise InputError(f"{checkpoint} is of another run than args.json beside it: name another folder.")
-        first = saved.get("meta_epoch")
-        if not isinstance(first, int) or first < 0:
-            raise InputError(f"{checkpoint} does not say how far the run got: name another folder.")
-        print(f"{args.path} has {first} meta-epochs; going on to {max(first, args.meta_epochs)}.")
-    open_run(args.path, values)
-    metrics = JsonLines(args.path / "metrics.jsonl", keep=lambda number, row: number < first)
-    board = Board(args.path / "tb", settings, first)
+
+    def open_or_resume():
+        """The plain values of the flags, and the state and how many meta-epochs it has: new, or of the run to resume.
+
+        The state: meta-cell, stem and head, alpha and beta.
+        """
+        initial = MetaCell.of(supernet, architecture, separate=args.cells == "separate")
+        flags = {**vars(args), "resume": args.resume or is_restarted(args.path)}
+        # A decay reaches 0 at the end: a longer run would have been another one from its start.
+        fixed = () if args.meta_lr_decay == "none" else ("meta_epochs",)
+        may_change = tuple(flag for flag in MAY_CHANGE if flag not in fixed)
+        values = check_run(args.path, flags, "tfml.py", (checkpoint.name, "meta_cell.pt"), may_change)
+        meta_cell, first = initial, 0
+        if checkpoint.exists():
+            saved = read_tensors(checkpoint)
+            meta_cell = MetaCell.from_dict(saved, checkpoint)
+            check_meta_cell(meta_cell, checkpoint)
+            if (meta_cell.settings, meta_cell.ways, len(meta_cell.cells)) != (settings, args.n, len(initial.cells)):
+                raise InputError(f"{checkpoint} is of another run than args.json beside it: name another folder.")
+            first = saved.get("meta_epoch")
+            if not isinstance(first, int) or first < 0:
+                raise InputError(f"{checkpoint} does not say how far the run got: name another folder.")
+            print(f"{args.path} has {first} meta-epochs; going on to {max(first, args.meta_epochs)}.")
+        remember_run(args.path)
+        open_run(args.path, values)
+        return values, meta_cell, first
 
     def save(meta_epochs_done):
         write_tensors(checkpoint, {**meta_cell.as_dict(), "meta_epoch": meta_epochs_done})
         meta_cell.save(args.path / "meta_cell.pt")
+
+    values, meta_cell, first = ranks.from_first(open_or_resume)
+    if ranks.is_first:
+        metrics = JsonLines(args.path / "metrics.jsonl", keep=lambda number, row: number < first)
+        board = Board(args.path / "tb", settings, first)
+        save(first)
 
     warm_up = SearchSettings(
         epochs=args.task_train_steps,
@@ -197,27 +235,33 @@ def main():
     test = evaluation_settings(args, args.test_batch_size)
     learning_rates = {rate: vars(args)[rate] for rate in ("w_lr", "alpha_lr", "w_meta_lr", "a_meta_lr")}
 
-    save(first)
-    episodes = range(first * args.meta_batch_size, args.meta_epochs * args.meta_batch_size)
-    loader = episode_loader(train_tasks, episodes, args.meta_batch_size, args.workers)
-    progress = progress_bar(loader, args.name or "TFML", "meta-epoch", first, args.meta_epochs)
-    for meta_epoch, meta_batch in enumerate(progress, start=first):
+    def groups(meta_epoch):
+        """The tasks of a meta-batch, in groups that are adapted together."""
+        tasks = range(meta_epoch * args.meta_batch_size, (meta_epoch + 1) * args.meta_batch_size)
+        return [tasks[place : place + GROUP_SIZE] for place in range(0, len(tasks), GROUP_SIZE)]
+
+    meta_epochs = range(first, args.meta_epochs)
+    own_tasks = [task for meta_epoch in meta_epochs for group in ranks.share(groups(meta_epoch)) for task in group]
+    batches = iter(episode_loader(train_tasks, own_tasks, workers=args.workers))
+    progress = progress_bar(meta_epochs, args.name or "TFML", "meta-epoch", first, args.meta_epochs, ranks.is_first)
+    for meta_epoch in progress:
         started = time.perf_counter()
         tests = (meta_epoch + 1) % args.eval_freq == 0 or meta_epoch + 1 == args.meta_epochs
         train = searching if meta_epoch >= args.warm_up_epochs else warm_up
         # Unfold for each task, adapt on its support set.
-        adapted, losses, accuracies, peaks = [], [], [], []
-        for number in range(args.meta_batch_size):
-            batch = [tensor[number].to(device) for part in ("support", "query") for tensor in meta_batch[part]]
-            task = meta_epoch * args.meta_batch_size + number
-            measure = tests and number == 0
-            end, loss, accuracy, peak = adapt_to_task(
-                meta_cell, supernet, architecture, train, args.seed, task, batch, measure
-            )
-            adapted.append(end)
-            losses.append(loss)
-            accuracies.append(accuracy)
-            peaks.append(peak)
+        measured = meta_epoch * args.meta_batch_size if tests else None
+        adapt_group = partial(
+            adapt,
+            batches=batches,
+            meta_cell=meta_cell,
+            supernet=supernet,
+            architecture=architecture,
+            settings=train,
+            seed=args.seed,
+            measured=measured,
+        )
+        results = [result for group in ranks.gather(adapt_group, groups(meta_epoch)) for result in group]
+        adapted, losses, accuracies, memory = zip(*results, strict=True)
         # First fold, over tasks.
         start = meta_cell.separate(supernet)
         decay = 1.0 if args.meta_lr_decay == "none" else 1 - meta_epoch / args.meta_epochs
@@ -236,19 +280,27 @@ def main():
             "train_accuracy": fmean(accuracies),
             "seconds": seconds,
             "tasks_per_second": args.meta_batch_size / seconds,
-            "peak_memory_mib": peaks[0] and peaks[0].mib,
-            "peak_memory_breakdown_mib": peaks[0] and peaks[0].breakdown_mib,
+            **memory[0],
         }
         if tests:
-            loader = episode_loader(test_tasks, range(args.eval_epochs), workers=args.workers)
-            row |= meta_test(meta_cell, supernet, architecture, test, args.seed, loader, board, meta_epoch)
+            measured_test, first_result, record = meta_test(
+                ranks, meta_cell, supernet, architecture, test, args.seed, test_tasks, args.eval_epochs, args.workers
+            )
+            row |= measured_test
             progress.write(
                 f"Meta-epoch {meta_epoch + 1}: accuracy {row['test_accuracy']:.4f} on classes not trained on"
             )
+        if not ranks.is_first:
+            continue
+        if tests:
+            board.add_meta_test(meta_epoch, first_result, record)
         board.add_row("meta_epoch", row | (learning_rates if tests else {}))
         metrics.append(row)
         progress.set_postfix(loss=f"{row['train_loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}", refresh=False)
         save(meta_epoch + 1)
+    ranks.leave()
+    if not ranks.is_first:
+        return
     figures = network_figures(supernet, architecture, meta_cell)
     write_json(
         args.path / "results.json",

@@ -7,6 +7,9 @@
 torchmeta draws its tasks from global generators. Here every draw depends only on (seed, what it is for, episode), so
 episode 7 is the same task whatever ran before it, in whatever batch it comes and in whichever process it is loaded.
 
+torchmeta decodes every image of every task. Here a split is decoded once, by torchmeta, into a file beside the data set
+(its folder ``cache/``) from which episodes are read by index: the same images, labels and order.
+
 Run as a script, it turns a manual download into what torchmeta reads:
 
     python torchmeta_loader.py --prepare omniglot|miniimagenet --source FILE_OR_DIR --data_path DIR
@@ -15,6 +18,7 @@ Run as a script, it turns a manual download into what torchmeta reads:
 import argparse
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,17 +26,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 from torchvision.transforms import Compose, Resize, ToTensor
 
+from utils.class_images import ClassImages, open_class_images
 from utils.cli import ArgumentParser, run
 from utils.draws import derive_seed, numpy_generator
-from utils.errors import InputError
+from utils.errors import InputError, WriteError
 from utils.prepare_data import WEBSITE, download, is_prepared, prepare, prepare_command
 from utils.torchmeta_mend import torchmeta
 
 ClassDataset = torchmeta.utils.data.ClassDataset
+ConcatTask = torchmeta.utils.data.ConcatTask
 Categorical = torchmeta.transforms.Categorical
+
+# What h5py, PIL and torchmeta raise for files that are cut short or corrupt.
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 # Channels, height, width.
 INPUT_SHAPES = {"omniglot": (1, 28, 28), "miniimagenet": (3, 84, 84), "synthetic": (1, 28, 28)}
@@ -67,13 +76,15 @@ def few_shot_tasks(
     Raises:
         InputError: the data are absent or damaged, or hold too few classes or images for such tasks.
     """
+    folder = Path(data_path).expanduser()
     if dataset == "synthetic":
-        class_dataset, fewest = SyntheticGlyphs(seed, split), DRAWINGS_PER_GLYPH
+        class_dataset, counts = SyntheticGlyphs(seed, split), [DRAWINGS_PER_GLYPH]
         size = SplitSize(split, GLYPHS_PER_SPLIT, GLYPHS_PER_SPLIT * DRAWINGS_PER_GLYPH)
     else:
-        folder = Path(data_path).expanduser()
-        class_dataset, images = _prepared_classes(dataset, split, folder, use_vinyals_split, download)
-        fewest, size = min(images, default=0), SplitSize(split, len(images), sum(images))
+        class_dataset, counts = _prepared_classes(dataset, split, folder, use_vinyals_split, download)
+        forms = 1 + len(class_dataset.class_augmentations)  # a class as it is, and rotated
+        size = SplitSize(split, len(counts) // forms, sum(counts) // forms)
+    fewest = min(counts, default=0)
     if ways > len(class_dataset):
         raise InputError(f"--n {ways} is too many: the {split} split of {dataset} has {len(class_dataset)} classes.")
     if shots + queries > fewest:
@@ -81,7 +92,13 @@ def few_shot_tasks(
             f"{shots} shots and {queries} queries a class are too many: a class of {dataset} has {fewest} "
             f"images, so --q and the shots (--n_train in training, --k in testing) may add up to {fewest}."
         )
-    return FewShotTasks(class_dataset, ways=ways, shots=shots, queries=queries, seed=seed, size=size)
+    tasks = FewShotTasks(class_dataset, ways=ways, shots=shots, queries=queries, seed=seed, size=size)
+    if dataset != "synthetic":
+        try:
+            tasks.images = _decoded_once(dataset, class_dataset, counts, folder)
+        except WriteError as error:
+            tasks.notes += (f"{str(error).rstrip('.')}: the images of {split} are decoded anew for every task.",)
+    return tasks
 
 
 def held_out_split(dataset: str, use_vinyals_split: bool) -> str:
@@ -89,26 +106,21 @@ def held_out_split(dataset: str, use_vinyals_split: bool) -> str:
     return "test" if dataset == "omniglot" and not use_vinyals_split else "val"
 
 
-def episode_loader(
-    tasks: "FewShotTasks", episodes: range, batch_size: int = 1, workers: int = 0
-) -> "torchmeta.utils.data.BatchMetaDataLoader":
+def episode_loader(tasks: "FewShotTasks", episodes: Sequence[int], batch_size: int = 1, workers: int = 0) -> DataLoader:
     """Loads exactly these episodes, in order.
 
     Each batch is ``{"support": [images, labels], "query": [images, labels]}``, ordered class by class: images float32
     (batch, ways * images a class, channels, height, width) in [0, 1], labels int64 (batch, ways * images a class).
     The last batch may be smaller.
     """
-    loader = torchmeta.utils.data.BatchMetaDataLoader(
-        tasks,
+    return DataLoader(
+        _Episodes(tasks),
         batch_size=batch_size,
-        shuffle=False,
         sampler=episodes,
         num_workers=workers,
         worker_init_fn=_open_own_file,
+        generator=torch.Generator(),  # without one, it draws the seeds of its workers from torch's global one
     )
-    # A DataLoader without a generator draws the seeds of its workers from torch's global one.
-    loader.generator = torch.Generator()
-    return loader
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,13 @@ class SplitSize:
 
 
 class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
-    """The ways-way tasks over a data set of classes, indexed by episode: ``tasks[7]["support"]``.
+    """The ways-way tasks over a data set of classes, indexed by episode.
+
+    ``tasks[7]["support"]`` is a data set, by torchmeta alone; ``tasks.load(7)["support"]`` the same as tensors.
+
+    Attributes:
+        images: the data set's images, decoded once; None: an image is decoded, or drawn, when it is asked for.
+        notes: sentences for the user.
 
     Args:
         class_dataset: torchmeta's data set of classes; an item is the data set of one class.
@@ -136,14 +154,38 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         splitter = torchmeta.transforms.ClassSplitter(num_support_per_class=shots, num_query_per_class=queries)
         super().__init__(class_dataset, ways, target_transform=Categorical(ways), dataset_transform=splitter)
         self.draw_seed, self.size = seed, size
+        self.images: ClassImages | None = None
+        self.notes: tuple[str, ...] = ()
 
     def __getitem__(self, episode: int) -> OrderedDict:
         """The task of an episode: {"support": data set, "query": data set}."""
-        # torchmeta's splitter picks a class's images by the one seed and orders them by the other.
+        self._seed_splitter(episode)
+        return super().__getitem__(tuple(self._classes(episode)))
+
+    def load(self, episode: int) -> dict[str, list[torch.Tensor]]:
+        """The task of an episode: {"support": [images (N, C, H, W), labels (N,)], "query": ...}."""
+        if self.images is None:
+            return {part: default_collate(list(images)) for part, images in self[episode].items()}
+        classes = self._classes(episode)
+        counts = [self.images.counts[number] for number in classes]
+        # torchmeta's splitter asks for no image: it draws places in the joined classes.
+        sizes = [_ClassSize(number, count) for number, count in zip(classes, counts, strict=True)]
+        self._seed_splitter(episode)
+        picked = self.dataset_transform.get_indices(ConcatTask(sizes, self.num_classes_per_task))
+        ends = np.cumsum(counts)
+        task = {}
+        for part, places in picked.items():
+            labels = np.searchsorted(ends, places, side="right")
+            numbers = places - (ends - counts)[labels]
+            images = self.images.read([classes[label] for label in labels], numbers.tolist())
+            task[part] = [images, torch.from_numpy(labels)]
+        return task
+
+    def _seed_splitter(self, episode: int) -> None:
+        """torchmeta's splitter picks a class's images by the one seed and orders them by the other."""
         splitter_seed = derive_seed(self.draw_seed, f"images/{self.meta_split}", episode) % 2**32
         self.dataset_transform.random_state_seed = splitter_seed
         self.dataset_transform.seed(splitter_seed)
-        return super().__getitem__(tuple(self._classes(episode)))
 
     def _classes(self, episode: int) -> list[int]:
         draws = numpy_generator(self.draw_seed, f"classes/{self.meta_split}", episode)
@@ -168,6 +210,27 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         return {**self.__dict__, "dataset": _without_open_file(self.dataset)}
 
 
+class _ClassSize(torchmeta.utils.data.Dataset):
+    """What torchmeta's splitter needs of a class: its index and the number of its images."""
+
+    def __init__(self, index: int, size: int):
+        super().__init__(index)
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+class _Episodes(torch.utils.data.Dataset):
+    """From an episode to its tensors."""
+
+    def __init__(self, tasks: FewShotTasks):
+        self.tasks = tasks
+
+    def __getitem__(self, episode: int) -> dict[str, list[torch.Tensor]]:
+        return self.tasks.load(episode)
+
+
 def _without_open_file(class_dataset: ClassDataset) -> ClassDataset:
     class_dataset = copy.copy(class_dataset)
     class_dataset._data = class_dataset._data_file = None
@@ -176,7 +239,7 @@ def _without_open_file(class_dataset: ClassDataset) -> ClassDataset:
 
 def _open_own_file(worker: int) -> None:
     """Runs in each worker: a file opened before the fork would be shared with the parent."""
-    tasks = get_worker_info().dataset
+    tasks = get_worker_info().dataset.tasks
     tasks.dataset = _without_open_file(tasks.dataset)
 
 
@@ -186,7 +249,7 @@ def _open_own_file(worker: int) -> None:
 def _prepared_classes(
     dataset: str, split: str, data_path: Path, use_vinyals_split: bool, download_absent: bool
 ) -> tuple[ClassDataset, list[int]]:
-    """torchmeta's data set of classes, and each class's number of images."""
+    """torchmeta's data set of classes, and the number of images of each, rotated ones among them."""
     if split == "val" and held_out_split(dataset, use_vinyals_split) == "test":
         raise InputError("Omniglot's background/evaluation split has no validation classes: use --use_vinyals_split 1.")
     if not is_prepared(dataset, data_path):
@@ -211,14 +274,44 @@ def _prepared_classes(
                 data_path, meta_split=split, transform=ToTensor()
             )
         names = ["/".join(label) if dataset == "omniglot" else label for label in class_dataset.labels]
-        images = [len(class_dataset.data[name]) for name in names]
+        counts = [len(class_dataset.data[name]) for name in names] * (1 + len(class_dataset.class_augmentations))
         class_dataset.close()
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"the {split} split in {data_path / dataset} is cut short or corrupt ({error}): delete that folder and run "
-            f"{prepare_command(dataset, data_path)}."
-        ) from error
-    return class_dataset, images
+    except DAMAGE as error:
+        raise _damaged(dataset, split, data_path, error) from error
+    return class_dataset, counts
+
+
+def _damaged(dataset: str, split: str, data_path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"the {split} split in {data_path / dataset} is cut short or corrupt ({error}): delete that folder and run "
+        f"{prepare_command(dataset, data_path)}."
+    )
+
+
+def _decoded_once(dataset: str, class_dataset: ClassDataset, counts: list[int], data_path: Path) -> ClassImages:
+    """The images of a split in a file, as torchmeta decodes, rotates and resizes them.
+
+    Raises:
+        WriteError: the file cannot be written.
+        InputError: the data are damaged.
+    """
+    files = [Path(class_dataset.split_filename), Path(class_dataset.split_filename_labels)]
+    status = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    name = files[1].name.removesuffix("_labels.json")
+
+    def decode(number: int) -> np.ndarray:
+        images = class_dataset[number]
+        try:
+            pixels = torch.stack([images[index][0] for index in range(len(images))])
+        except DAMAGE as error:
+            raise _damaged(dataset, class_dataset.meta_split, data_path, error) from error
+        return pixels.mul_(255).round_().byte().numpy()  # exact: ToTensor divided whole numbers by 255
+
+    path = data_path / dataset / "cache" / f"{name}.npy"
+    try:
+        return open_class_images(path, status, counts, INPUT_SHAPES[dataset], decode)
+    finally:
+        class_dataset.close()
 
 
 # --- Synthetic glyphs -----------------------------------------------------------------------------------------------

@@ -27,6 +27,11 @@ RECORDED_TASKS = 3  # of a run of few-shot tasks the first are recorded step by 
 SHOWN_STEPS = 10  # whose pictures are drawn; of more, TensorBoard shows ten unless told otherwise
 
 
+def record_of(task: int) -> SearchRecord | None:
+    """For a test task that is to be recorded step by step."""
+    return SearchRecord() if task < RECORDED_TASKS else None
+
+
 class Board:
     """Of many tasks: of test tasks, or of meta-epochs with a meta-test now and then.
 
@@ -44,10 +49,6 @@ class Board:
     def add_row(self, index: str, row: dict) -> None:
         """Writes the numbers of a row of metrics; see :meth:`EventLog.add_row`."""
         self.events.add_row(index, row)
-
-    def record_of(self, task: int) -> SearchRecord | None:
-        """For a test task that is to be recorded step by step."""
-        return SearchRecord() if task < RECORDED_TASKS else None
 
     def add_task(self, result: TaskResult, record: SearchRecord | None) -> None:
         """Writes the figures of a test task, and its steps if they were recorded."""

@@ -8,6 +8,7 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 30  # seconds; none of the runs takes more than a few
+OUTPUTS = ("stdout", "stderr")
 WRITES = os.O_WRONLY | os.O_RDWR
 
 TASKS = "--dataset synthetic --n 3 --k 2 --q 4 --device cpu --w_lr 0.05 --test_task_train_steps 2 --eval_epochs 2"
@@ -64,8 +66,26 @@ class Scripts:
             die_at: the process kills itself before the die_at-th time that it opens a file for writing, renames or
                 removes one; 0: it does not.
         """
-        request = {"argv": [script, *map(str, argv)], "folder": str(self._folder), "die_at": die_at}
-        self._server.stdin.write(json.dumps(request) + "\n")
+        (pid,) = self._start([{"argv": [script, *argv], "die_at": die_at}])
+        return pid
+
+    def start_ranks(self, number: int, script: str, *argv: object) -> list[int]:
+        """Starts a script in several processes, as torchrun does; returns their ids."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environments = [{"RANK": rank, "LOCAL_RANK": rank, **shared} for rank in range(number)]
+        return self._start([{"argv": [script, *argv], "environment": changes} for changes in environments])
+
+    def start_each(self, commands: list[tuple], **environment: object) -> list[int]:
+        """Starts several scripts at once, with additions to their environment; returns their ids."""
+        return self._start([{"argv": command, "environment": environment} for command in commands])
+
+    def _start(self, requests: list[dict]) -> list[int]:
+        for number, request in enumerate(requests):
+            request |= {"folder": str(self._folder), "number": number, "argv": list(map(str, request["argv"]))}
+        self._server.stdin.write(json.dumps(requests) + "\n")
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
@@ -76,11 +96,21 @@ class Scripts:
             os.kill(pid, number)
 
     def wait(self, pid: int) -> Finished:
-        alarm = threading.Timer(TIME_LIMIT, self.send_signal, (pid, signal.SIGKILL))
-        alarm.start()
-        status = json.loads(self._server.stdout.readline())
-        alarm.cancel()
-        return Finished(status, *((self._folder / name).read_text() for name in ("stdout", "stderr")))
+        """Waits for a script."""
+        (finished,) = self.wait_for_each(pid)
+        return finished
+
+    def wait_for_each(self, *pids: int) -> list[Finished]:
+        """Waits for scripts that were started at once."""
+        alarms = [threading.Timer(TIME_LIMIT, self.send_signal, (pid, signal.SIGKILL)) for pid in pids]
+        for alarm in alarms:
+            alarm.start()
+        statuses = json.loads(self._server.stdout.readline())
+        for alarm in alarms:
+            alarm.cancel()
+        places = range(len(pids))
+        outputs = [[(self._folder / f"{name}.{place}").read_text() for name in OUTPUTS] for place in places]
+        return [Finished(status, *output) for status, output in zip(statuses, outputs, strict=True)]
 
     def run(self, script: str, *argv: object, die_at: int = 0) -> Finished:
         return self.wait(self.start(script, *argv, die_at=die_at))
@@ -176,11 +206,13 @@ def serve() -> dict | None:
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every page
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            return json.loads(line)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        pids = []
+        for request in json.loads(line):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                return request
+        print(json.dumps(pids), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
     return None
 
 
@@ -201,16 +233,17 @@ def die_at(number: int) -> None:
 
 def become(request: dict) -> None:
     """Turns this process into the script of a request."""
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        file = os.open(Path(request["folder"]) / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    for descriptor, name in enumerate(("stdin", *OUTPUTS)):
+        file = os.open(Path(request["folder"]) / f"{name}.{request['number']}", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
         os.close(file)
+    os.environ.update({name: str(value) for name, value in request.get("environment", {}).items()})
     os.chdir(request["folder"])
     # What a run has now and two GiB: a file that asks for more must be refused, not obeyed.
     memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**31
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     sys.argv = request["argv"]
-    if request["die_at"]:
+    if request.get("die_at"):
         die_at(request["die_at"])
     status = 0
     try:

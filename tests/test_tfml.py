@@ -17,6 +17,7 @@ import torch
 import tfml
 from search_space.evaluation import TaskResult
 from tests.conftest import ROOT, Scripts, contents, fill, rows, wait_for
+from utils.ranks import Ranks
 
 TIMES = ("seconds", "tasks_per_second")
 TRAINING_KEYS = {"meta_epoch", "train_loss", "train_accuracy", *TIMES}
@@ -532,7 +533,8 @@ def test_test_task_that_diverges_does_not_end_the_training(monkeypatch):
         [TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, {}, 1.0, {}, []) for n, loss in enumerate((1.0, None))]
     )
     monkeypatch.setattr(tfml, "search_task", lambda *_: next(results))
-    metrics = tfml.meta_test(None, None, None, None, 0, loader=[None, None])
+    monkeypatch.setattr(tfml, "episode_loader", lambda tasks, episodes, workers: [None for _ in episodes])
+    metrics = tfml.meta_test(Ranks(), None, None, None, None, 0, None, 2, 0)
     assert (metrics["test_accuracy"], metrics["test_accuracy_ci95"]) == (0.5, 0)
     assert metrics.get("test_loss") in (None, 1.0)
 

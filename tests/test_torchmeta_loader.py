@@ -25,6 +25,7 @@ import torchmeta_loader
 from torchmeta_loader import INPUT_SHAPES, SyntheticGlyphs, episode_loader, few_shot_tasks, held_out_split
 from utils import prepare_data
 from utils.errors import InputError
+from utils.torchmeta_mend import torchmeta
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "val", "test")
@@ -140,7 +141,8 @@ def data(tmp_path_factory, omniglot_files, miniimagenet_files) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    """The prepared files; not what was decoded from them."""
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != "cache"}
 
 
 def make(dataset: str, split: str, data: Path, **changes):
@@ -237,7 +239,8 @@ def test_the_same_classes_come_with_other_images_in_another_episode(data):
 def test_a_worker_does_not_share_the_open_file_of_its_parent(data, monkeypatch):
     tasks = make("omniglot", "val", data)
     opened = tasks.dataset.data
-    monkeypatch.setattr(torchmeta_loader, "get_worker_info", lambda: SimpleNamespace(dataset=tasks))
+    worker = SimpleNamespace(dataset=SimpleNamespace(tasks=tasks))
+    monkeypatch.setattr(torchmeta_loader, "get_worker_info", lambda: worker)
     torchmeta_loader._open_own_file(0)
     assert tasks.dataset.data is not opened
 
@@ -337,6 +340,91 @@ def test_held_out_split():
     assert held_out_split("omniglot", use_vinyals_split=True) == "val"
     assert held_out_split("miniimagenet", use_vinyals_split=False) == "val"
     assert held_out_split("synthetic", use_vinyals_split=False) == "val"
+
+
+# --- Decoded once ---------------------------------------------------------------------------------------------------
+
+
+def through_torchmeta(tasks, episodes: range) -> list[list[bytes]]:
+    """What :func:`draw` gives, by torchmeta's own loader, which decodes image by image."""
+    loader = torchmeta.utils.data.BatchMetaDataLoader(tasks, shuffle=False, sampler=episodes)
+    return [[tensor.numpy().tobytes() for part in ("support", "query") for tensor in batch[part]] for batch in loader]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "changes"),
+    [
+        ("omniglot", "train", {"ways": 20, "shots": 15, "queries": 1}),  # rotated classes among them
+        ("omniglot", "train", {"use_vinyals_split": False}),
+        ("omniglot", "test", {"shots": 5, "queries": 15}),
+        ("omniglot", "val", {"seed": 3}),
+        ("miniimagenet", "train", {"ways": 5, "shots": 7, "queries": 1}),
+        ("miniimagenet", "test", {}),
+        ("synthetic", "train", {}),
+    ],
+)
+def test_episodes_are_those_of_torchmeta_bit_for_bit(dataset, split, changes, data):
+    tasks = make(dataset, split, data, **changes)
+    assert (tasks.images is not None) == (dataset != "synthetic")
+    assert draw(tasks, range(12), batch_size=5) == through_torchmeta(tasks, range(12))
+
+
+def test_classes_of_several_sizes_are_drawn_as_by_torchmeta(miniimagenet_files, tmp_path):
+    files = {split: dict(members) for split, members in miniimagenet_files.items()}
+    for name in list(files["train"])[1:3] + list(files["train"])[9:10]:
+        del files["train"][name]
+    prepare_data.prepare("miniimagenet", miniimagenet_tars(tmp_path / "source", files), tmp_path)
+    tasks = make("miniimagenet", "train", tmp_path, ways=5)
+    assert len(set(tasks.images.counts)) == 3
+    assert draw(tasks, range(12)) == through_torchmeta(tasks, range(12))
+    with pytest.raises(InputError, match="a class of miniimagenet has 6 images"):
+        make("miniimagenet", "train", tmp_path, shots=5, queries=2)
+
+
+@pytest.mark.parametrize("dataset", ["omniglot", "miniimagenet"])
+def test_episodes_come_from_the_file_and_not_from_the_data_set(dataset, data, tmp_path, monkeypatch):
+    shutil.copytree(data / dataset, tmp_path / dataset)
+    expected = draw(make(dataset, "train", tmp_path), range(3))
+    tasks = make(dataset, "train", tmp_path)
+    monkeypatch.setattr(type(tasks.dataset), "__getitem__", lambda *_: pytest.fail("decoded again"))
+    assert draw(tasks, range(3)) == expected
+    assert tasks.notes == ()
+
+
+def test_data_that_were_prepared_anew_are_decoded_anew(omniglot_files, data, tmp_path):
+    shutil.copytree(data / "omniglot", tmp_path / "omniglot")
+    before = draw(make("omniglot", "val", tmp_path), range(2))
+    shutil.copytree(tmp_path / "omniglot" / "cache", tmp_path / "cache")
+    shutil.rmtree(tmp_path / "omniglot")
+    other = {g: dict(zip(files, reversed(files.values()), strict=True)) for g, files in omniglot_files.items()}
+    prepare_data.prepare("omniglot", omniglot_zips(tmp_path / "source", other), tmp_path)
+    (tmp_path / "cache").rename(tmp_path / "omniglot" / "cache")
+    tasks = make("omniglot", "val", tmp_path)
+    assert draw(tasks, range(2)) == through_torchmeta(tasks, range(2)) != before
+
+
+def test_place_that_cannot_be_written_is_said_and_does_not_end_the_run(data, tmp_path):
+    shutil.copytree(data / "omniglot", tmp_path / "omniglot")
+    shutil.rmtree(tmp_path / "omniglot" / "cache", ignore_errors=True)
+    (tmp_path / "omniglot" / "cache").write_text("in the way")
+    tasks = make("omniglot", "val", tmp_path)
+    (note,) = tasks.notes
+    assert str(tmp_path / "omniglot" / "cache") in note
+    assert "decoded anew" in note
+    expected = draw(make("omniglot", "val", data), range(3))
+    assert draw(tasks, range(3), workers=1) == draw(tasks, range(3)) == expected
+
+
+def test_images_that_cannot_be_read_are_refused_when_they_are_decoded(data, tmp_path):
+    """What the earlier checks read, names and sizes, is whole."""
+    shutil.copytree(data / "omniglot", tmp_path / "omniglot")
+    shutil.rmtree(tmp_path / "omniglot" / "cache", ignore_errors=True)
+    label = "/".join(json.loads((tmp_path / "omniglot/vinyals_val_labels.json").read_text())[-1])
+    with h5py.File(tmp_path / "omniglot/data.hdf5", "r+") as file:
+        del file[label]
+        file.create_dataset(label, (DRAWINGS, 105, 105), dtype="complex64")
+    with pytest.raises(InputError, match=r"the val split in .* is cut short or corrupt"):
+        make("omniglot", "val", tmp_path)
 
 
 # --- Synthetic ------------------------------------------------------------------------------------------------------

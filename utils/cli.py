@@ -5,8 +5,10 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from utils.errors import InputError
+from utils.torchrun import is_first_to_say
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -23,7 +25,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **options)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        _end(f"{self.prog}: error: {message} (see {self.prog} --help)", 2)
 
 
 def _number(convert: Callable, low: float, high: float | None, kind: str) -> Callable[[str], float]:
@@ -83,17 +85,18 @@ def run(main: Callable[[], None], prog: str, after_interrupt: str, less_memory: 
     """
     try:
         main()
-    except InputError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (InputError, OSError) as error:
+        _end(f"{prog}: error: {error}", 2)
     except (MemoryError, RuntimeError) as error:
         if not _memory_ran_out(error):
             raise
-        print(f"{prog}: error: out of memory: {less_memory}.", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted; {after_interrupt}", file=sys.stderr)
-        sys.exit(130)
+        _end(f"{prog}: error: out of memory: {less_memory}.", 2)
+    except KeyboardInterrupt as stop:
+        _end(f"\n{prog}: {str(stop) or 'interrupted'}; {after_interrupt}", 130)
+
+
+def _end(last_words: str, status: int) -> NoReturn:
+    """Says why the script ends; of several processes that end alike, one says it."""
+    if is_first_to_say(last_words):
+        print(last_words, file=sys.stderr)
+    sys.exit(status)

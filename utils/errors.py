@@ -11,6 +11,10 @@ class InputError(Exception):
     """
 
 
+class WriteError(InputError):
+    """A file cannot be written: no space, no permission, no such folder."""
+
+
 class BudgetError(InputError):
     """--memory_budget is too little.
 

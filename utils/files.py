@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from utils.errors import InputError
+from utils.errors import InputError, WriteError
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside ``path``; on success it is flushed to the disk and renamed to ``path``.
 
     Raises:
-        InputError: the file cannot be written (no space, no permission). What was at ``path`` is still there.
+        WriteError: the file cannot be written (no space, no permission). What was at ``path`` is still there.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

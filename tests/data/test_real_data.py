@@ -13,10 +13,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from tests.test_tfml import assert_same_run
 from torchmeta_loader import episode_loader, few_shot_tasks
 from utils.prepare_data import prepare
+from utils.torchmeta_mend import torchmeta
 
 SPLITS = ("train", "val", "test")
 
@@ -91,6 +94,29 @@ def test_miniimagenet_has_its_classes(miniimagenet, sources):
             first = min(member.name for member in archive if member.name.startswith(f"{split}/{names[0]}/"))
             image = np.asarray(Image.open(archive.extractfile(first)).convert("RGB"))
             assert np.array_equal(file["datasets"][names[0]][0], image)
+
+
+@pytest.mark.parametrize("dataset", ["omniglot", "miniimagenet"])
+def test_episodes_of_the_real_data_are_those_of_torchmeta_bit_for_bit(dataset, request):
+    data_path = request.getfixturevalue(dataset)
+    for split, shots, queries in (("train", 15, 1), ("val", 5, 15), ("test", 5, 15)):
+        tasks = few_shot_tasks(dataset, split, ways=5, shots=shots, queries=queries, seed=21, data_path=data_path)
+        assert tasks.images is not None
+        loader = torchmeta.utils.data.BatchMetaDataLoader(tasks, batch_size=5, shuffle=False, sampler=range(5))
+        (expected,), (batch,) = loader, episode_loader(tasks, range(5), batch_size=5)
+        for part in ("support", "query"):
+            for tensor, wanted in zip(batch[part], expected[part], strict=True):
+                assert tensor.dtype == wanted.dtype
+                assert torch.equal(tensor, wanted)
+
+
+def test_training_on_omniglot_is_the_same_on_two_ranks(scripts, omniglot, tmp_path):
+    flags = ("--dataset", "omniglot", "--data_path", omniglot, "--meta_epochs", 5, "--meta_batch_size", 3)
+    scripts.tfml(tmp_path / "one", *flags).succeeded()
+    pids = scripts.start_ranks(2, "tfml.py", *scripts.tfml_flags(tmp_path / "two", *flags))
+    for finished in scripts.wait_for_each(*pids):
+        finished.succeeded()
+    assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.parametrize("dataset", ["omniglot", "miniimagenet"])

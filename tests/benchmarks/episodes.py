@@ -1,0 +1,82 @@
+"""Time of loading a training task, through torchmeta and from the decoded file, beside that of adapting to it.
+
+    python -m tests.benchmarks.episodes --data_path data
+
+5 ways, one query a class. Adapting: C = 8, 2 reduction cells of 3 nodes, weights only, which is the least that a
+meta-epoch does. All is measured in turn, some rounds over; the table gives medians.
+"""
+
+import time
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from models.supernet import SupernetSettings
+from search_space.build import build_supernet
+from search_space.primitives import FEW_SHOT
+from search_space.task_search import SearchSettings, TaskSearch
+from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
+from utils.cli import ArgumentParser, folder, run, whole
+from utils.device import CHOICES, choose_device
+
+WAYS = 5
+# Support images a class, epochs, images of a batch.
+TASKS = {"as published (75 support images)": (15, 5, 20), "README's recipe (25)": (5, 2, 10)}
+
+
+def seconds_per_task(tasks, episodes: range) -> float:
+    started = time.perf_counter()
+    for _ in episode_loader(tasks, episodes, batch_size=10):
+        pass
+    return (time.perf_counter() - started) / len(episodes)
+
+
+def adapting_seconds(search: TaskSearch, images: torch.Tensor, labels: torch.Tensor) -> float:
+    started = time.perf_counter()
+    search.adapt(images, labels)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def main():
+    parser = ArgumentParser(prog="episodes.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", choices=tuple(INPUT_SHAPES), nargs="+", default=["omniglot"], help="to measure")
+    parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the data sets")
+    parser.add_argument("--rounds", type=whole(1), default=5, help="times that everything is measured")
+    parser.add_argument("--tasks", type=whole(1), default=20, help="tasks that are loaded a round")
+    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds}\n")
+    print("| data set | torchmeta, ms a task | here, ms a task | adapting at C = 8, ms a task | loading / adapting |")
+    print("| --- | --- | --- | --- | --- |")
+    for dataset, (name, (shots, epochs, batch_size)) in product(args.datasets, TASKS.items()):
+        here, torchmeta = (
+            few_shot_tasks(dataset, "train", ways=WAYS, shots=shots, queries=1, seed=21, data_path=args.data_path)
+            for _ in range(2)
+        )
+        torchmeta.images = None
+        settings = SupernetSettings(INPUT_SHAPES[dataset][0], 8, 2, 3, (0, 1), FEW_SHOT)
+        supernet, architecture = build_supernet(settings, WAYS, seed=21, device=device)
+        adaptation = SearchSettings(epochs, 0, batch_size, w_lr=0.005, alpha_lr=0.005)
+        rounds = []
+        for number in range(args.rounds + 1):  # the first round warms up
+            episodes = range(number * args.tasks, (number + 1) * args.tasks)
+            images, labels = (tensor.to(device) for tensor in here.load(episodes[0])["support"])
+            search = TaskSearch(supernet, architecture, adaptation, 21, "benchmark", number)
+            rounds.append(
+                (
+                    seconds_per_task(torchmeta, episodes),
+                    seconds_per_task(here, episodes),
+                    adapting_seconds(search, images, labels),
+                )
+            )
+        by_way, loading, adapting = (1000 * median(taken) for taken in zip(*rounds[1:], strict=True))
+        print(f"| {dataset}, {name} | {by_way:.1f} | {loading:.2f} | {adapting:.0f} | {loading / adapting:.2%} |")
+
+
+if __name__ == "__main__":
+    run(main, "episodes.py", "nothing but the decoded images was written.")
