@@ -29,7 +29,8 @@ omniglot=(
     --meta_cell checkpoints/omniglot.pt    # checkpoints/README.md says what it is
     --path runs/onnas_omniglot
     --q 15
-    --split_num 2                          # its batches are of 10 images: 5 are the fewest that BN does well with
+    --split_num 2                          # micro-batches of 5: BN sees no more of its batches of 10 at once
+    --test_task_train_steps 5              # it was trained on fewer, and more do not help
     --normalizer_temp_anneal_mode none     # as it was trained
 )
 case " $* " in
