@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -20,7 +21,7 @@ from tests.test_onnas import assert_same_run as assert_same_search
 from tests.test_tfml import assert_same_run, tensors
 from utils import torchrun
 from utils.errors import InputError
-from utils.ranks import ENDED, Ranks, join_ranks
+from utils.ranks import ENDED, Ranks, _packed, join_ranks
 from utils.torchrun import is_first_to_say, is_restarted, process_count, refuse_processes, remember_run
 
 # Three tasks do not go into two equal shares; five meta-epochs, three of them with alpha and beta.
@@ -87,7 +88,7 @@ def test_training_is_the_same_on_any_number_of_ranks(scripts, alone, tmp_path, r
 
 def test_training_goes_on_with_another_number_of_ranks(scripts, alone, tmp_path):
     path = tmp_path / "run"
-    for ranks, meta_epochs in ((2, 1), (1, 2), (3, 4), (2, 5)):
+    for ranks, meta_epochs in ((2, 1), (1, 3), (3, 5)):
         for finished in train(scripts, ranks, path, "--resume", "--meta_epochs", meta_epochs, "--eval_freq", 3):
             finished.succeeded()
     metrics = [[{"train_loss": row["train_loss"]} for row in rows(p / "metrics.jsonl")] for p in (path, alone)]
@@ -284,6 +285,18 @@ def test_threads_that_the_user_asked_for_are_left(monkeypatch):
 def test_shares_are_every_item_once():
     shares = [Ranks(number, 3).share(range(10)) for number in range(3)]
     assert [list(share) for share in shares] == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+
+
+def test_tensors_arrive_as_they_were_and_can_be_changed():
+    sent = {"a": torch.randn(3, 4).t(), "b": torch.tensor(7), "c": torch.zeros(0, 2), "d": (None, 0.5, "text")}
+    arrived = pickle.loads(_packed(sent))
+    assert arrived.keys() == sent.keys()
+    for name in "abc":
+        assert arrived[name].dtype == sent[name].dtype
+        assert torch.equal(arrived[name], sent[name])
+        arrived[name].add_(1)
+    assert arrived["d"] == sent["d"]
+    assert not torch.equal(arrived["a"], sent["a"])
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ here must not depend on how many there are; so each has one thread, unless OMP_N
 """
 
 import contextlib
+import copyreg
+import io
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -56,8 +59,8 @@ class Ranks:
         own = _outcome(lambda: [function(item) for item in self.share(items)])
         outcomes = [None] * self.size
         with _saying_that_one_ended():
-            distributed.all_gather_object(outcomes, own)
-        shares = [_value(outcome) for outcome in outcomes]
+            distributed.all_gather_object(outcomes, _packed(own))
+        shares = [_value(pickle.loads(outcome)) for outcome in outcomes]
         return [shares[index % self.size][index // self.size] for index in range(len(items))]
 
     def from_first(self, function: Callable[[], object]) -> object:
@@ -124,6 +127,19 @@ def _saying_that_one_ended() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise InputError(ENDED) from error
+
+
+def _packed(value: object) -> bytes:
+    """Pickles a value, tensors as arrays: torch's own way takes six times as long for the many tensors of a task."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = copyreg.dispatch_table | {torch.Tensor: _as_array}
+    pickler.dump(value)
+    return buffer.getvalue()
+
+
+def _as_array(tensor: torch.Tensor) -> tuple:
+    return torch.from_numpy, (tensor.numpy(),)
 
 
 def _outcome(function: Callable[[], object]) -> tuple[object, str | None]:

@@ -24,13 +24,13 @@ FLAGS = "--dataset synthetic --init_channels 8 --layers 2 --reduction_layers 0 1
 def tasks_per_second(ranks: int, flags: list[str], meta_epochs: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--"]
-        length = ["--meta_epochs", str(meta_epochs + 1), "--eval_freq", str(meta_epochs + 2), "--eval_epochs", "1"]
+        length = ["--meta_epochs", str(meta_epochs + 2), "--eval_freq", str(meta_epochs + 3), "--eval_epochs", "1"]
         command = [sys.executable, *launcher, "tfml.py", *flags, *length, "--path", folder]
         finished = subprocess.run(command, capture_output=True, text=True)
         if finished.returncode:
             raise InputError(f"tfml.py failed on {ranks} processes: {finished.stderr}")
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    # The first meta-epoch warms up; in the last one, with its meta-test, the memory meter slows a task.
+    # The first meta-epoch warms up; in the last, with its meta-test, the memory meter slows a task.
     return median(row["tasks_per_second"] for row in rows[1:-1])
 
 
@@ -38,7 +38,7 @@ def main():
     parser = ArgumentParser(prog="ranks.py", description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=whole(1), nargs="+", default=[1, 2], help="numbers of processes")
     parser.add_argument("--rounds", type=whole(1), default=3, help="times that each is run")
-    parser.add_argument("--meta_epochs", type=whole(2), default=5, help="meta-epochs that are measured")
+    parser.add_argument("--meta_epochs", type=whole(1), default=5, help="meta-epochs that are measured")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=FLAGS.split(), help="of tfml.py")
     args = parser.parse_args()
     speeds = {ranks: [] for ranks in args.ranks}
