@@ -7,7 +7,6 @@ Writes meta_cell.pt, checkpoint.pt, args.json, metrics.jsonl and TensorBoard eve
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from statistics import fmean
 
@@ -15,18 +14,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from models.meta_cell import MetaCell, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
+from search_space.batched_search import adapt_tasks
 from search_space.build import build_supernet, check_meta_cell
 from search_space.evaluation import search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import SearchSettings, TaskSearch
+from search_space.task_search import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks, held_out_split
 from utils.cli import ArgumentParser, real, run, whole
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.files import read_tensors, write_tensors
 from utils.intervals import mean_and_ci95
-from utils.memory import MIB, PeakMemory
+from utils.memory import MIB
 from utils.progress import progress_bar
 from utils.run_directory import JsonLines, check_run, open_run
 
@@ -51,6 +51,12 @@ def parse_args():
         "--task_train_steps", type=whole(1), help="epochs over a training task's support set (default: the preset's)"
     )
     group.add_argument("--batch_size", type=whole(2), help="images of a training task's batch (default: the preset's)")
+    group.add_argument(
+        "--tasks_at_once",
+        type=whole(1),
+        default=5,
+        help="tasks adapted side by side; another number rounds differently (not with --partial_channels: one by one)",
+    )
     group.add_argument("--w_meta_lr", type=real(0), help="step of the first fold for weights (default: the preset's)")
     group.add_argument("--a_meta_lr", type=real(0), help="that for alpha and beta (default: the preset's)")
     group.add_argument(
@@ -90,28 +96,6 @@ def parse_args():
     if args.reduction_layers is None:
         args.reduction_layers = [layer for layer in (1, 3) if layer < args.layers]
     return args
-
-
-def adapt_to_task(meta_cell, supernet, architecture, settings, seed, task, batch, measure):
-    """Unfolds the state and adapts it to one training task.
-
-    Args:
-        batch: [support images, labels, query images, labels].
-        measure: whether to measure the peak memory of adapting.
-
-    Returns:
-        The adapted state with separate cells, the last epoch's loss, the accuracy on the queries, the peak in MiB or
-        None.
-    """
-    images, labels, query, query_labels = batch
-    meta_cell.unfold(supernet, architecture)
-    search = TaskSearch(supernet, architecture, settings, seed, "training task", task)
-    memory = PeakMemory(images.device, search.resident(), batch) if measure else None
-    with memory or nullcontext():
-        loss = search.adapt(images, labels)
-    accuracy = search.classify(query, query_labels, images).accuracy
-    adapted = MetaCell.of(supernet, architecture, separate=True)
-    return adapted, loss, accuracy, memory.mib if measure else None
 
 
 def meta_test(meta_cell, supernet, architecture, settings, seed, loader):
@@ -191,21 +175,19 @@ def main():
         tests = (meta_epoch + 1) % args.eval_freq == 0 or meta_epoch + 1 == args.meta_epochs
         train = searching if meta_epoch >= args.warm_up_epochs else warm_up
         # Unfold for each task, adapt on its support set.
-        adapted, losses, accuracies, peaks = [], [], [], []
-        for number in range(args.meta_batch_size):
-            batch = [tensor[number].to(device) for part in ("support", "query") for tensor in meta_batch[part]]
+        adapted, peaks = [], []
+        for number in range(0, args.meta_batch_size, args.tasks_at_once):
+            group = slice(number, number + args.tasks_at_once)
+            batch = [tensor[group].to(device) for part in ("support", "query") for tensor in meta_batch[part]]
             task = meta_epoch * args.meta_batch_size + number
             measure = tests and number == 0
-            end, loss, accuracy, peak = adapt_to_task(
-                meta_cell, supernet, architecture, train, args.seed, task, batch, measure
-            )
-            adapted.append(end)
-            losses.append(loss)
-            accuracies.append(accuracy)
+            ends, peak = adapt_tasks(meta_cell, supernet, architecture, train, args.seed, task, batch, measure)
+            adapted += ends
             peaks.append(peak)
+        states, losses, accuracies = zip(*adapted, strict=True)
         # First fold, over tasks.
         start = meta_cell.separate(supernet)
-        folded = first_fold(start, adapted, args.task_weighting, args.w_meta_lr, args.a_meta_lr)
+        folded = first_fold(start, list(states), args.task_weighting, args.w_meta_lr, args.a_meta_lr)
         # Second fold, over cells.
         meta_cell = folded if args.cells == "separate" else second_fold(meta_cell, folded, args.cell_weighting)
         if not (math.isfinite(fmean(losses)) and meta_cell.is_finite()):
