@@ -10,38 +10,37 @@ OMP_NUM_THREADS says otherwise.
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from statistics import fmean
+
+import torch
 
 from models.meta_cell import MetaCell, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
+from search_space.batched_search import adapt_tasks
 from search_space.board import Board
 from search_space.build import build_supernet, check_meta_cell
 from search_space.evaluation import network_figures, search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
 from search_space.primitives import FEW_SHOT
 from search_space.search_record import SearchRecord
-from search_space.task_search import SearchSettings, TaskSearch
+from search_space.task_search import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks, held_out_split
 from utils.cli import ArgumentParser, real, run, whole
 from utils.device import choose_device, device_name
 from utils.errors import InputError
 from utils.files import file_digest, read_tensors, write_json, write_tensors
 from utils.intervals import mean_and_ci95
-from utils.memory import PeakMemory
 from utils.progress import progress_bar
-from utils.ranks import join_ranks
+from utils.ranks import join_ranks, use_one_thread
 from utils.report.page import write_report
 from utils.run_directory import JsonLines, check_run, open_run
 from utils.torchrun import is_restarted, remember_run
 
 # What may differ between a run and its continuation: how long it is, where and how it runs.
 MAY_CHANGE = ("path", "name", "data_path", "download", "meta_epochs", "eval_freq", "eval_epochs", "device", "workers")
-
-# Tasks that are adapted together, by one process.
-GROUP_SIZE = 1
 
 
 def parse_args():
@@ -61,6 +60,12 @@ def parse_args():
         "--task_train_steps", type=whole(1), help="epochs over a training task's support set (default: the preset's)"
     )
     group.add_argument("--batch_size", type=whole(2), help="images of a training task's batch (default: the preset's)")
+    group.add_argument(
+        "--tasks_at_once",
+        type=whole(1),
+        default=5,
+        help="tasks adapted side by side; another number rounds differently (not with --partial_channels: one by one)",
+    )
     group.add_argument("--w_meta_lr", type=real(0), help="step of the first fold for weights (default: the preset's)")
     group.add_argument("--a_meta_lr", type=real(0), help="that for alpha and beta (default: the preset's)")
     group.add_argument(
@@ -109,31 +114,19 @@ def parse_args():
 
 
 def adapt(group, batches, meta_cell, supernet, architecture, settings, seed, measured):
-    """Unfolds the state and adapts it to each training task of a group.
+    """Unfolds the state and adapts it to the training tasks of a group, side by side.
 
     Args:
         group: the tasks' numbers, consecutive.
         batches: iterator over their data.
-        measured: the task whose peak memory of adapting is measured, or None.
+        measured: the task whose group's peak memory of adapting is measured, or None.
 
     Returns:
-        For each task the adapted state with separate cells, the last epoch's loss, the accuracy on the queries, and
-        the figures of the memory, if they were measured.
+        For each task its :class:`Adapted` end; and the figures of the memory, none if they were not measured.
     """
-    device, results = supernet.head.weight.device, []
-    for task in group:
-        batch = [tensor[0].to(device) for part in next(batches).values() for tensor in part]
-        images, labels, query, query_labels = batch
-        meta_cell.unfold(supernet, architecture)
-        search = TaskSearch(supernet, architecture, settings, seed, "training task", task)
-        memory = PeakMemory(device, search.resident(), batch) if task == measured else None
-        with memory or nullcontext():
-            loss = search.adapt(images, labels)
-        accuracy = search.classify(query, query_labels, images).accuracy
-        adapted = MetaCell.of(supernet, architecture, separate=True)
-        figures = {"peak_memory_mib": memory.mib, "peak_memory_breakdown_mib": memory.breakdown_mib} if memory else {}
-        results.append((adapted, loss, accuracy, figures))
-    return results
+    data = [[tensor for part in next(batches).values() for tensor in part] for _ in group]
+    batch = [torch.cat(parts).to(supernet.head.weight.device) for parts in zip(*data, strict=True)]
+    return adapt_tasks(meta_cell, supernet, architecture, settings, seed, group[0], batch, measured == group[0])
 
 
 def meta_test(ranks, meta_cell, supernet, architecture, settings, seed, tasks, number, workers):
@@ -162,6 +155,7 @@ def meta_test(ranks, meta_cell, supernet, architecture, settings, seed, tasks, n
 def main():
     args = parse_args()
     device = choose_device(args.device)
+    use_one_thread()
     ranks = join_ranks(device)
     settings = SupernetSettings(
         in_channels=INPUT_SHAPES[args.dataset][0],
@@ -238,7 +232,7 @@ def main():
     def groups(meta_epoch):
         """The tasks of a meta-batch, in groups that are adapted together."""
         tasks = range(meta_epoch * args.meta_batch_size, (meta_epoch + 1) * args.meta_batch_size)
-        return [tasks[place : place + GROUP_SIZE] for place in range(0, len(tasks), GROUP_SIZE)]
+        return [tasks[place : place + args.tasks_at_once] for place in range(0, len(tasks), args.tasks_at_once)]
 
     meta_epochs = range(first, args.meta_epochs)
     own_tasks = [task for meta_epoch in meta_epochs for group in ranks.share(groups(meta_epoch)) for task in group]
@@ -260,8 +254,8 @@ def main():
             seed=args.seed,
             measured=measured,
         )
-        results = [result for group in ranks.gather(adapt_group, groups(meta_epoch)) for result in group]
-        adapted, losses, accuracies, memory = zip(*results, strict=True)
+        ends, memory = zip(*ranks.gather(adapt_group, groups(meta_epoch)), strict=True)
+        adapted, losses, accuracies = zip(*chain.from_iterable(ends), strict=True)
         # First fold, over tasks.
         start = meta_cell.separate(supernet)
         decay = 1.0 if args.meta_lr_decay == "none" else 1 - meta_epoch / args.meta_epochs

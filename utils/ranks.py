@@ -3,7 +3,7 @@
     torchrun --standalone --nproc_per_node 2 -- tfml.py ...
 
 torchrun starts the processes, on one machine or on many, and gives each a number, its rank. What one process computes
-here must not depend on how many there are; so each has one thread, unless OMP_NUM_THREADS says otherwise.
+here must not depend on how many there are; so each of several has one thread, unless OMP_NUM_THREADS says otherwise.
 """
 
 import contextlib
@@ -78,17 +78,22 @@ class Ranks:
             distributed.destroy_process_group()
 
 
+def use_one_thread() -> None:
+    """Computes on one thread, unless OMP_NUM_THREADS says otherwise: as each of several processes does."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def join_ranks(device: torch.device) -> Ranks:
     """Waits for the other processes, if there are any; each gets its own GPU. All but the first print nothing.
 
     Raises:
         InputError: there are fewer GPUs than processes, or the others cannot be reached, now or after a restart.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
     size = process_count()
     if size == 1:
         return Ranks()
+    use_one_thread()
     number = int(os.environ["RANK"])
     signal.signal(signal.SIGTERM, _stop)  # torchrun sends it where another process has ended
     if number > 0:
