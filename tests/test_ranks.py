@@ -21,11 +21,11 @@ from tests.test_onnas import assert_same_run as assert_same_search
 from tests.test_tfml import assert_same_run, tensors
 from utils import torchrun
 from utils.errors import InputError
-from utils.ranks import ENDED, Ranks, _packed, join_ranks
+from utils.ranks import ENDED, Ranks, _packed, join_ranks, use_one_thread
 from utils.torchrun import is_first_to_say, is_restarted, process_count, refuse_processes, remember_run
 
 # Three tasks do not go into two equal shares; five meta-epochs, three of them with alpha and beta.
-TRAINING = ("--meta_epochs", 5, "--meta_batch_size", 3, "--eval_freq", 3, "--eval_epochs", 3)
+TRAINING = ("--meta_epochs", 5, "--meta_batch_size", 3, "--tasks_at_once", 2, "--eval_freq", 3, "--eval_epochs", 3)
 TASKS = 5
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": 1}
 
@@ -81,9 +81,10 @@ def test_training_is_the_same_on_any_number_of_ranks(scripts, alone, tmp_path, r
     assert_same_run(tmp_path / "run", alone)
     assert len(first.stdout.splitlines()) == 3  # two meta-tests, and where the meta-cell is
     assert [(other.stdout, other.stderr) for other in others] == [("", "")] * (ranks - 1)
-    files = {name for name in contents(tmp_path / "run") if not name.startswith("tb/")}
-    assert files == {"args.json", "checkpoint.pt", "meta_cell.pt", "metrics.jsonl"}
-    assert len([name for name in contents(tmp_path / "run") if name.startswith("tb/")]) == 1
+    written, expected = (
+        sorted(name.split("events")[0] for name in contents(path)) for path in (tmp_path / "run", alone)
+    )
+    assert written == expected  # events, too, of one process alone
 
 
 def test_training_goes_on_with_another_number_of_ranks(scripts, alone, tmp_path):
@@ -262,8 +263,10 @@ def test_one_process_joins_nobody(monkeypatch):
     torch.set_num_threads(2)
     ranks = join_ranks(torch.device("cpu"))
     now = torch.get_num_threads()
+    use_one_thread()
+    assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
-    assert (ranks, now) == (Ranks(0, 1), 1)
+    assert (ranks, now) == (Ranks(0, 1), 2)
     assert not distributed.is_initialized()
     assert ranks.is_first
     assert ranks.share(range(3)) == range(3)

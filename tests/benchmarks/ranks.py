@@ -18,7 +18,10 @@ from statistics import median
 from utils.cli import ArgumentParser, run, whole
 from utils.errors import InputError
 
-FLAGS = "--dataset synthetic --init_channels 8 --layers 2 --reduction_layers 0 1 --meta_batch_size 8 --n_train 5"
+FLAGS = (
+    "--dataset synthetic --init_channels 8 --layers 2 --reduction_layers 0 1 "
+    "--meta_batch_size 8 --tasks_at_once 4 --n_train 5"
+)
 
 
 def tasks_per_second(ranks: int, flags: list[str], meta_epochs: int) -> float:

@@ -111,7 +111,18 @@ def test_episodes_of_the_real_data_are_those_of_torchmeta_bit_for_bit(dataset, r
 
 
 def test_training_on_omniglot_is_the_same_on_two_ranks(scripts, omniglot, tmp_path):
-    flags = ("--dataset", "omniglot", "--data_path", omniglot, "--meta_epochs", 5, "--meta_batch_size", 3)
+    flags = (
+        "--dataset",
+        "omniglot",
+        "--data_path",
+        omniglot,
+        "--meta_epochs",
+        5,
+        "--meta_batch_size",
+        3,
+        "--tasks_at_once",
+        2,
+    )
     scripts.tfml(tmp_path / "one", *flags).succeeded()
     pids = scripts.start_ranks(2, "tfml.py", *scripts.tfml_flags(tmp_path / "two", *flags))
     for finished in scripts.wait_for_each(*pids):
