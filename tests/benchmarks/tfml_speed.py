@@ -1,0 +1,127 @@
+"""Tasks per second of meta-training's adaptation, against a textbook implementation.
+
+    python -m tests.benchmarks.tfml_speed
+
+Omniglot's shapes, 5 ways, 15 images a class, 4 cells of 3 nodes, batches of 20: four batches an epoch, for each an
+architecture and a weight step. The textbook (tests/benchmarks/textbook.py) adapts one task at a time, a deep copy of
+the net, by ordinary autograd with PyTorch's BN and Adam on all --threads. All ways are run in turn, some rounds over;
+the table gives the best round of each. --breakdown: by kind of kernel, where the time of a step goes.
+"""
+
+import copy
+import time
+from collections import Counter
+
+import torch
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from models.meta_cell import MetaCell
+from models.supernet import SupernetSettings
+from search_space.batched_search import adapt_tasks
+from search_space.build import build_supernet
+from search_space.primitives import FEW_SHOT
+from search_space.task_search import SearchSettings, batches
+from tests.benchmarks.textbook import Textbook
+from utils.cli import ArgumentParser, run, whole
+
+WAYS, SUPPORT, BATCH, EPOCHS = 5, 75, 20, 5  # EPOCHS: those of a published task
+SETTINGS = SearchSettings(1, 1, BATCH, 0.005, 0.005, drop_path_prob=0.2)
+KINDS = {
+    "convolution": ("conv",),
+    "BN": ("batch_norm", "Normalise", "Mix"),
+    "pool": ("pool",),
+    "optimizer": ("adam",),
+    "sum over pixels": ("aten::sum", "aten::mm", "aten::bmm", "aten::mean"),
+    "element-wise": ("aten::mul", "aten::add", "aten::sub", "clamp_min", "threshold", "aten::div", "rsqrt", "square"),
+    "copy or fill": ("aten::copy_", "aten::fill_", "aten::cat", "aten::stack"),
+}
+
+
+def textbook_epoch(net: Textbook, images: torch.Tensor, labels: torch.Tensor) -> Textbook:
+    """Adapts a copy of the net for one epoch."""
+    net = copy.deepcopy(net)
+    weights = torch.optim.Adam(net.weights(), SETTINGS.w_lr, betas=(0.0, 0.999))
+    architecture = torch.optim.Adam(net.architecture(), SETTINGS.alpha_lr, betas=(0.0, 0.999), weight_decay=1e-3)
+    for part in batches(torch.randperm(len(labels)), BATCH):
+        for optimizer in (architecture, weights):
+            net.zero_grad()
+            shape = (len(net.cells), len(net.cells[0].edges), len(FEW_SHOT), len(part))
+            keep = (torch.rand(shape) >= SETTINGS.drop_path_prob) / (1 - SETTINGS.drop_path_prob)
+            logits = net(images[part], threshold=SETTINGS.prune_threshold, keep=keep)
+            F.cross_entropy(logits, labels[part]).backward()
+            optimizer.step()
+    return net
+
+
+def kind_of(kernel: str) -> str:
+    return next((kind for kind, words in KINDS.items() if any(word in kernel for word in words)), "calls")
+
+
+def breakdown(run_once) -> dict[str, float]:
+    """The share of each kind of kernel in the time of a call."""
+    run_once()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run_once()
+    times = Counter()
+    for event in profiler.key_averages():
+        times[kind_of(event.key)] += event.self_cpu_time_total
+    return {kind: times[kind] / times.total() for kind in (*KINDS, "calls")}
+
+
+def main():
+    parser = ArgumentParser(prog="tfml_speed.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--init_channels", type=whole(2), nargs="*", default=[28, 8], help="C, a table each")
+    parser.add_argument("--tasks_at_once", type=whole(1), nargs="*", default=[1, 5], help="a row each")
+    parser.add_argument("--threads", type=whole(1), default=torch.get_num_threads(), help="the textbook's, and ours")
+    parser.add_argument("--rounds", type=whole(1), default=3, help="times that each way is run")
+    parser.add_argument("--breakdown", action="store_true", help="add where the time goes, measured on one thread")
+    args = parser.parse_args()
+    for channels in args.init_channels:
+        network = SupernetSettings(1, channels, 4, 3, (1, 3), FEW_SHOT)
+        supernet, architecture = build_supernet(network, WAYS, seed=0)
+        net, meta_cell = Textbook(supernet, architecture), MetaCell.of(supernet, architecture, separate=False)
+
+        def task_set(tasks: int) -> list[torch.Tensor]:
+            labels = (torch.arange(SUPPORT) % WAYS).repeat(tasks, 1)
+            images = torch.rand(tasks, SUPPORT, 1, 28, 28)
+            return [images, labels, images[:, :WAYS], labels[:, :WAYS]]
+
+        def textbook(net=net, task_set=task_set) -> None:
+            images, labels, _, _ = task_set(1)
+            textbook_epoch(net, images[0], labels[0])
+
+        def ours(tasks: int, start=(meta_cell, supernet, architecture), task_set=task_set) -> None:
+            adapt_tasks(*start, SETTINGS, 0, 0, task_set(tasks), measure=False)
+
+        ways = {("textbook", args.threads): (1, textbook)}
+        for threads in sorted({1, args.threads}):
+            for tasks in args.tasks_at_once:
+                name = f"tfml.py --tasks_at_once {tasks}"
+                ways[name, threads] = (tasks, lambda tasks=tasks, ours=ours: ours(tasks))
+        best = dict.fromkeys(ways, float("inf"))
+        for _ in range(args.rounds):
+            for way, (tasks, run_once) in ways.items():
+                torch.set_num_threads(way[1])
+                started = time.perf_counter()
+                run_once()
+                best[way] = min(best[way], (time.perf_counter() - started) / tasks)
+        print(f"\nC = {channels}, best of {args.rounds}\n")
+        print("| | threads | seconds a task and epoch | tasks of 5 epochs a second | times the textbook |")
+        print("| --- | --- | --- | --- | --- |")
+        slowest = best["textbook", args.threads]
+        for (name, threads), seconds in best.items():
+            print(f"| {name} | {threads} | {seconds:.2f} | {1 / (EPOCHS * seconds):.3f} | {slowest / seconds:.2f} |")
+        if args.breakdown:
+            torch.set_num_threads(1)
+            shares = {
+                name: breakdown(run_once) for (name, threads), (_, run_once) in ways.items() if threads == args.threads
+            }
+            print(f"\n| share of the time, one thread | {' | '.join((*KINDS, 'calls'))} |")
+            print("| --- " * (len(KINDS) + 2) + "|")
+            for name, parts in shares.items():
+                print(f"| {name} | {' | '.join(f'{share:.0%}' for share in parts.values())} |")
+
+
+if __name__ == "__main__":
+    run(main, "tfml_speed.py", "nothing was written.")
