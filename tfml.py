@@ -63,8 +63,8 @@ def parse_args():
     group.add_argument(
         "--tasks_at_once",
         type=whole(1),
-        default=5,
-        help="tasks adapted side by side; another number rounds differently (not with --partial_channels: one by one)",
+        help="tasks adapted side by side, one by one with --partial_channels; another number rounds differently "
+        "(default: 5 of images of up to 32x32 pixels, else 1)",
     )
     group.add_argument("--w_meta_lr", type=real(0), help="step of the first fold for weights (default: the preset's)")
     group.add_argument("--a_meta_lr", type=real(0), help="that for alpha and beta (default: the preset's)")
@@ -108,6 +108,9 @@ def parse_args():
     for flag, value in preset(args).items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
+    if args.tasks_at_once is None:
+        # Of large images a task by itself fills the caches, and takes gigabytes.
+        args.tasks_at_once = 5 if max(INPUT_SHAPES[args.dataset][1:]) <= 32 else 1
     if args.reduction_layers is None:
         args.reduction_layers = [layer for layer in (1, 3) if layer < args.layers]
     return args

@@ -270,6 +270,22 @@ def test_presets_are_the_published_ones(monkeypatch, flags, expected):
     assert {name: args[name] for name in published} == published
 
 
+@pytest.mark.parametrize(("dataset", "expected"), [("omniglot", 5), ("synthetic", 5), ("miniimagenet", 1)])
+def test_tasks_at_once_depends_on_the_images(monkeypatch, dataset, expected):
+    monkeypatch.setattr(sys, "argv", ["tfml.py", "--dataset", dataset])
+    assert tfml.parse_args().tasks_at_once == expected
+
+
+def test_tasks_at_once_changes_nothing_but_rounding(scripts, tmp_path):
+    """Three tasks in groups of two and one, and one by one; after one meta-epoch rounding is not amplified yet."""
+    for number in (1, 2):
+        flags = ("--meta_batch_size", 3, "--meta_epochs", 1, "--warm_up_epochs", 0, "--tasks_at_once", number)
+        scripts.tfml(tmp_path / str(number), *flags).succeeded()
+    one, two = (tensors(tmp_path / str(number)) for number in (1, 2))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-3)
+
+
 def test_explicit_flags_beat_the_preset(monkeypatch):
     values = {"task_train_steps": 1, "n_train": 2, "batch_size": 3, "test_batch_size": 4, "meta_batch_size": 5}
     values |= {"w_lr": 0.0, "alpha_lr": 0.0, "w_meta_lr": 0.0, "a_meta_lr": 0.0}
