@@ -1,8 +1,7 @@
 """Batch normalisation in place, which keeps nothing but its output for the backward pass.
 
 PyTorch's own keeps its input beside its output, and with the channels last it is several times slower on a CPU where
-their number is not a multiple of 16. Here all is done on rows of pixels, long enough for it not to matter; only the
-smallest maps, where the calls take longer than the sums, are left to it.
+their number is not a multiple of 16. Here the sums over pixels are products with a row of ones.
 """
 
 from collections.abc import Iterator
@@ -13,19 +12,19 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 WHOLE = slice(None)
-# Up to so many pixels of all images PyTorch's own is faster on a CPU, being one call.
-FEW_PIXELS = 700
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """A view of ``x``, (N, C, H, W) with the channels last, as (N * H, W * C): a row of an image in each."""
-    n, c, height, width = x.shape
-    return x.permute(0, 2, 3, 1).view(n * height, width * c)
+def _pixel_rows(x: torch.Tensor) -> torch.Tensor:
+    """A view of ``x``, (N, C, H, W) with the channels last, as (N * H * W, C)."""
+    return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
 
 
 def channel_means(x: torch.Tensor) -> torch.Tensor:
     """(N, C, H, W), channels last -> (C,). Over rows, then over columns: one long sum would be less exact."""
-    return _rows(x).mean(0).view(x.shape[3], x.shape[1]).mean(0)
+    n, c, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).view(n * height, width * c)
+    columns = rows.new_full((1, n * height), 1 / (n * height)) @ rows
+    return columns.view(width, c).mean(0)
 
 
 def normalisation_gradient(
@@ -50,10 +49,9 @@ def normalisation_gradient(
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     mean = channel_means(gradient) if mean is None else mean
     along = channel_means(gradient * output) if along is None else along
-    n, c, height, width = output.shape
-    shift, factor, slope = (part.repeat(width) for part in (-mean * scale, scale, -along * scale))
-    result = torch.addcmul(shift, _rows(gradient), factor).addcmul_(_rows(output), slope)
-    return result.view(n, height, width, c).permute(0, 3, 1, 2)
+    shift, slope = -mean * scale, -along * scale
+    result = torch.addcmul(shift[:, None, None], gradient, scale[:, None, None])
+    return result.addcmul_(output, slope[:, None, None])
 
 
 class _Normalise(torch.autograd.Function):
@@ -99,28 +97,18 @@ class BatchNorm(nn.BatchNorm2d):
     @torch.no_grad()
     def normalise(self, x: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
         """Normalises ``x``, channels last, in place; returns the scale (C,) that it was multiplied by once centred."""
-        rows, width, pixels = _rows(x), x.shape[3], x.numel() // x.shape[1]
-        if self.training and 1 < pixels <= FEW_PIXELS and not x.is_cuda:
-            return self._normalise_few(x)
+        rows = _pixel_rows(x)
         if self.training:
             mean = channel_means(x)
-            rows.sub_(mean.repeat(width))
+            rows.sub_(mean)
             variance = channel_means(x * x)
             if not BatchNorm.frozen:
-                self._update_statistics(mean, variance, pixels)
+                self._update_statistics(mean, variance, len(rows))
         else:
-            rows.sub_(self.running_mean[part].repeat(width))
+            rows.sub_(self.running_mean[part])
             variance = self.running_var[part].clone()
         scale = variance.add_(self.eps).rsqrt_()
-        rows.mul_(scale.repeat(width))
-        return scale
-
-    def _normalise_few(self, x: torch.Tensor) -> torch.Tensor:
-        statistics = (None, None) if BatchNorm.frozen else (self.running_mean, self.running_var)
-        if not BatchNorm.frozen:
-            self.num_batches_tracked.add_(1)
-        mean, scale = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-        torch.native_batch_norm(x, None, None, *statistics, True, self.momentum, self.eps, out=(x, mean, scale))
+        rows.mul_(scale)
         return scale
 
     def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> None:

@@ -7,7 +7,6 @@ convolutions (and the stride-2 skip) take ``relu(x)``, the pools and the stride-
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from models.batch_norm import BatchNorm
 
@@ -76,20 +75,6 @@ def _columns(convolution: nn.Conv2d, index: int, channels: int) -> torch.Tensor:
     return convolution.weight[:, index * channels : (index + 1) * channels]
 
 
-def _columns_gradient(
-    convolution: nn.Conv2d, gradient: torch.Tensor, x: torch.Tensor, index: int, of_weights: bool
-) -> torch.Tensor:
-    """The gradient of ``x``, which those weights read, given that of what they made of it; adds theirs if asked for."""
-    columns = _columns(convolution, index, x.shape[1])
-    if of_weights:
-        weight = convolution.weight
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        part = weight.grad[:, index * x.shape[1] : (index + 1) * x.shape[1]]
-        part.add_(conv2d_weight(x, columns.shape, gradient))
-    return conv2d_input(x.shape, columns, gradient)
-
-
 class FactorizedReduce(nn.Module):
     """(N, C_in, H, W) -> (N, C, H/2, W/2): two 1x1 stride-2 convolutions side by side, the second one pixel further.
 
@@ -111,26 +96,11 @@ class FactorizedReduce(nn.Module):
 
     def convolve(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """The part of the convolution that comes from state ``index``, before BN; see :class:`Projection`."""
-        halves = zip((self.first, self.second), self._halves(x), strict=True)
-        return torch.cat([F.conv2d(half, _columns(conv, index, x.shape[1])) for conv, half in halves], dim=1)
-
-    def convolve_gradient(self, gradient: torch.Tensor, x: torch.Tensor, index: int, of_weights: bool) -> torch.Tensor:
-        """See :meth:`Projection.convolve_gradient`."""
-        total = torch.zeros_like(x)
-        parts = zip(
-            (self.first, self.second), gradient.chunk(2, dim=1), self._halves(x), self._halves(total), strict=True
-        )
-        for conv, arriving, half, into in parts:
-            into.add_(_columns_gradient(conv, arriving, half, index, of_weights))
-        return total
-
-    @staticmethod
-    def _halves(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pixels that each convolution reads, as views of ``x``."""
+        row, column = (1 - size % 2 for size in x.shape[-2:])
         # A stride-2 1x1 convolution is a 1x1 convolution of every second pixel. Written out, because the backward pass
         # of PyTorch 2.11's own (channels last, on a CPU, several threads) writes past the end of its buffers.
-        row, column = (1 - size % 2 for size in x.shape[-2:])
-        return x[:, :, ::2, ::2], x[:, :, row::2, column::2]
+        halves = ((self.first, x[:, :, ::2, ::2]), (self.second, x[:, :, row::2, column::2]))
+        return torch.cat([F.conv2d(half, _columns(conv, index, x.shape[1])) for conv, half in halves], dim=1)
 
 
 class Projection(Normalised):
@@ -145,13 +115,6 @@ class Projection(Normalised):
     def convolve(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """The part of the convolution that comes from ``x``, ReLU of state ``index`` (N, C, H, W), before BN."""
         return F.conv2d(x, _columns(self[0], index, x.shape[1]))
-
-    def convolve_gradient(self, gradient: torch.Tensor, x: torch.Tensor, index: int, of_weights: bool) -> torch.Tensor:
-        """The gradient of ``x``, given that of what :meth:`convolve` made of it; adds that of the weights if asked for.
-
-        Written out, because autograd would convolve again first.
-        """
-        return _columns_gradient(self[0], gradient, x, index, of_weights)
 
 
 def pool(name: str, channels: int, stride: int) -> Normalised:

@@ -157,18 +157,18 @@ class _Pass:
             return None
         inputs = [self.supernet.cells[cell].inputs[side] for cell, side in readers]
         arriving = [self.input_gradients[cell][side] for cell, side in readers]
+        parameters = [parameter for reader in inputs for parameter in reader.parameters()] if self.of_weights else []
+        if layer == STEM:
+            parameters += self.supernet.stem.parameters()
         gradients = []
         for index in range(self.supernet.settings.nodes):
-            with torch.set_grad_enabled(layer == STEM):
-                activated = F.relu(self._stem_state(index) if layer == STEM else self.nodes[layer][index])
-            total = None
-            for reader, gradient in zip(inputs, arriving, strict=True):
-                part = reader.convolve_gradient(gradient, activated.detach(), index, self.of_weights)
-                total = part if total is None else total.add_(part)
-            if layer == STEM:
-                activated.backward(total, inputs=list(self.supernet.stem.parameters()))
-            else:
-                gradients.append(total.mul_(activated.sign_()).contiguous(memory_format=torch.channels_last))
+            with torch.enable_grad():
+                x = self._stem_state(index) if layer == STEM else self.nodes[layer][index].detach().requires_grad_()
+                activated = F.relu(x)
+                outputs = [reader.convolve(activated, index) for reader in inputs]
+            torch.autograd.backward(outputs, arriving, inputs=parameters if layer == STEM else [x, *parameters])
+            if layer > STEM:
+                gradients.append(x.grad.contiguous(memory_format=torch.channels_last))
         for cell, side in readers:
             self.input_gradients[cell][side] = None
         return gradients

@@ -269,11 +269,7 @@ def remembered(monkeypatch) -> None:
 @pytest.mark.usefixtures("remembered")
 def test_plan_refuses_what_cannot_be_done_and_what_it_names_can():
     task = task_of(DRAWING)
-    several = {
-        "epochs": 3,
-        "architecture_epochs": 3,
-    }  # the choices of a step or two may be unlike most
-    ways = options(task, replace(SETTINGS, **several, **SELECTION), (FASTEST, LEANEST), None)
+    ways = options(task, replace(SETTINGS, **SELECTION), (FASTEST, LEANEST), None)
     with pytest.raises(InputError) as refusal:
         plan(DRAWING, task, ways, 0.1)
     text = str(refusal.value)
