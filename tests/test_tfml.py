@@ -548,11 +548,12 @@ def test_test_task_that_diverges_does_not_end_the_training(monkeypatch):
     results = iter(
         [TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, {}, 1.0, {}, []) for n, loss in enumerate((1.0, None))]
     )
-    monkeypatch.setattr(tfml, "search_task", lambda *_: next(results))
+    monkeypatch.setattr(tfml, "search_task", lambda *_, **__: next(results))
     monkeypatch.setattr(tfml, "episode_loader", lambda tasks, episodes, workers: [None for _ in episodes])
-    metrics = tfml.meta_test(Ranks(), None, None, None, None, 0, None, 2, 0)
+    metrics, first, _ = tfml.meta_test(Ranks(), None, None, None, None, 0, None, 2, 0)
     assert (metrics["test_accuracy"], metrics["test_accuracy_ci95"]) == (0.5, 0)
     assert metrics.get("test_loss") in (None, 1.0)
+    assert first.task == 0
 
 
 def test_help_names_every_flag_and_its_default(scripts):

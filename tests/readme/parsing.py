@@ -22,7 +22,8 @@ from tests.readme.pages import ROOT, Block, as_script, blocks
 from utils.errors import InputError
 
 PYTHONS = ("python", "python3", "torchrun")
-OTHERS = ("pip", "conda", "unzip", "tensorboard", "cat", "ls", "sha256sum")  # what else a page may call: not looked into
+# What else a page may call: not looked into.
+OTHERS = ("pip", "conda", "unzip", "tensorboard", "cat", "ls", "sha256sum")
 FOR_SCRIPTS = ("bash", "env", "dirname")  # what the repository's own scripts need is there for real
 MODULES = ("pip", "venv", "ruff", "pytest")  # of others: not looked into
 SHIM = r"""#!/usr/bin/env bash
