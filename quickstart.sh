@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a result in about four minutes (after installing), on two CPU cores and without any data: trains a
+# From nothing to a result in about three minutes (after installing), on two CPU cores and without any data: trains a
 # small meta-cell, then searches the same 20 new tasks from it and from an untrained one.
 #
 # It can be stopped and started again at any time: it goes on where it was, and once done only prints its table.
