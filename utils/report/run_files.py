@@ -19,7 +19,7 @@ SETTINGS = {
 }
 LOGS = {
     "metrics": ("meta_epoch", "train_loss", "train_accuracy"),
-    "tasks": ("task", "accuracy", "accuracy_before", "peak_memory_mib"),
+    "tasks": ("task", "accuracy", "accuracy_before"),
     "search": ("epoch", "loss", "accuracy", "peak_memory_mib"),
     "derived": ("epoch", "loss", "accuracy"),
     "examples": ("classes", "shown"),
@@ -88,5 +88,5 @@ def _full_task_so_far(path: Path, logs: dict[str, list[dict]]) -> dict:
 
 def _heaviest(rows: list[dict]) -> dict:
     """The peak memory of the row where it is the highest, and its parts."""
-    row = max(rows, key=lambda row: row["peak_memory_mib"])
+    row = max(rows, key=lambda row: row.get("peak_memory_mib", 0))  # of the first tasks only it was measured
     return {key: row.get(key) for key in ("peak_memory_mib", "peak_memory_breakdown_mib")}
