@@ -24,6 +24,9 @@ TIME_LIMIT = 30  # seconds; none of the runs takes more than a few
 OUTPUTS = ("stdout", "stderr")
 WRITES = os.O_WRONLY | os.O_RDWR
 
+# A shell starts what runs in the background with Ctrl-C ignored, and so would be the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TASKS = "--dataset synthetic --n 3 --k 2 --q 4 --device cpu --w_lr 0.05 --test_task_train_steps 2 --eval_epochs 2"
 NETWORK = "--layers 2 --reduction_layers 1 --nodes 1 --init_channels 4"
 TRAINING = "--n_train 3 --batch_size 6 --test_batch_size 6 --task_train_steps 1 --meta_batch_size 2"
