@@ -1,10 +1,10 @@
 """Batch normalisation in place, which keeps nothing but its output for the backward pass.
 
 PyTorch's own keeps its input beside its output, and with the channels last it is several times slower on a CPU where
-their number is not a multiple of 16. Here the sums over pixels are products with a row of ones.
+their number is not a multiple of 16. Here the sums over pixels go over long rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,17 +14,26 @@ from torch.autograd.function import once_differentiable
 WHOLE = slice(None)
 
 
-def _pixel_rows(x: torch.Tensor) -> torch.Tensor:
+def pixel_rows(x: torch.Tensor) -> torch.Tensor:
     """A view of ``x``, (N, C, H, W) with the channels last, as (N * H * W, C)."""
     return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
 
 
 def channel_means(x: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W), channels last -> (C,). Over rows, then over columns: one long sum would be less exact."""
+    """(N, C, H, W), channels last -> (C,). Over rows, then over columns: few long rows are summed fastest."""
     n, c, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).view(n * height, width * c)
-    columns = rows.new_full((1, n * height), 1 / (n * height)) @ rows
-    return columns.view(width, c).mean(0)
+    return rows.sum(0).view(width, c).sum(0).div_(n * height * width)
+
+
+def _centre(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres ``x``, channels last, in place; returns the mean that it had and its variance, (C,) both.
+
+    The variance is of what is centred: the difference of two large sums would be less exact.
+    """
+    mean = channel_means(x)
+    pixel_rows(x).sub_(mean)
+    return mean, channel_means(x * x)
 
 
 def normalisation_gradient(
@@ -97,13 +106,10 @@ class BatchNorm(nn.BatchNorm2d):
     @torch.no_grad()
     def normalise(self, x: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
         """Normalises ``x``, channels last, in place; returns the scale (C,) that it was multiplied by once centred."""
-        rows = _pixel_rows(x)
+        rows = pixel_rows(x)
         if self.training:
-            mean = channel_means(x)
-            rows.sub_(mean)
-            variance = channel_means(x * x)
-            if not BatchNorm.frozen:
-                self._update_statistics(mean, variance, len(rows))
+            mean, variance = _centre(x)
+            self._update_statistics(mean, variance, len(rows))
         else:
             rows.sub_(self.running_mean[part])
             variance = self.running_var[part].clone()
@@ -111,7 +117,24 @@ class BatchNorm(nn.BatchNorm2d):
         rows.mul_(scale)
         return scale
 
+    @staticmethod
+    @torch.no_grad()
+    def normalise_merged(norms: Sequence["BatchNorm"], x: torch.Tensor) -> None:
+        """Normalises ``x``, channels last, in place: the channels of each of ``norms`` side by side."""
+        rows = pixel_rows(x)
+        if norms[0].training:
+            mean, variance = _centre(x)
+            parts = zip(norms, mean.chunk(len(norms)), variance.chunk(len(norms)), strict=True)
+            for norm, mean_part, variance_part in parts:
+                norm._update_statistics(mean_part, variance_part, len(rows))
+        else:
+            rows.sub_(torch.cat([norm.running_mean for norm in norms]))
+            variance = torch.cat([norm.running_var for norm in norms])
+        rows.mul_(variance.add_(norms[0].eps).rsqrt_())
+
     def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> None:
+        if BatchNorm.frozen:
+            return
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         unbiased = pixels / max(1, pixels - 1)

@@ -7,11 +7,14 @@ and what has no parameters is run once per state, whatever number of edges leave
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.merged_candidates import can_merge, merged
 from models.operations import POOLS, FactorizedReduce, Projection, Skip, has_parameters, pool, weighted_operation
 
 OLDER, NEWER = 0, 1  # a cell's two inputs, from the outputs of cells c-2 and c-1
@@ -110,19 +113,30 @@ class Source(nn.Module):
             weights: :meth:`Mixture.weights`.
             nodes: the sums so far, None for a node that has none; changed in place.
         """
-        with_gradient = torch.is_grad_enabled()
         activated = F.relu(state)
-        for run in self.runs(mixture):
-            trained = run.trained_edges(mixture) if with_gradient else {}
-            # What is not trained keeps nothing for a gradient.
-            with torch.set_grad_enabled(bool(trained)):
-                shared = run.operation(activated if run.takes_relu else state)
-            for edge, node in run.edges.items():
-                output, weight = shared, weights[edge][run.candidate]
-                if with_gradient and edge not in trained:
-                    output, weight = output.detach(), weight.detach()
-                # One sum in one order whatever is trained: the choice never changes the output, not even its last bit.
-                nodes[node] = output * weight if nodes[node] is None else nodes[node].addcmul_(output, weight)
+        for _, kind in groupby(self.runs(mixture), attrgetter("candidate")):
+            runs = list(kind)
+            x = activated if runs[0].takes_relu else state
+            operations = [run.operation for run in runs]
+            if can_merge(operations, x):
+                for run, output in zip(runs, merged(operations, x), strict=True):
+                    _add(run, output, mixture, weights, nodes)
+                continue
+            for run in runs:
+                # What is not trained keeps nothing for a gradient.
+                with torch.set_grad_enabled(torch.is_grad_enabled() and bool(run.trained_edges(mixture))):
+                    output = run.operation(x)
+                _add(run, output, mixture, weights, nodes)
+
+
+def _add(run: Run, output: torch.Tensor, mixture: Mixture, weights: list[list[torch.Tensor]], nodes: list) -> None:
+    """Adds what a run gave, times its weight, to the nodes that it feeds; where it is not trained as a constant."""
+    for edge, node in run.edges.items():
+        term, weight = output, weights[edge][run.candidate]
+        if torch.is_grad_enabled() and not mixture.trained[edge][run.candidate]:
+            term, weight = term.detach(), weight.detach()
+        # One sum in one order whatever is trained: the choice never changes the output, not even its last bit.
+        nodes[node] = term * weight if nodes[node] is None else nodes[node].addcmul_(term, weight)
 
 
 def convolve_states(readers: list[nn.Module], states: Iterable[torch.Tensor]) -> list[torch.Tensor]:

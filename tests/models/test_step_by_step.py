@@ -340,7 +340,7 @@ def test_only_trained_candidates_are_run_again_each_once(of_weights, monkeypatch
 
 # --- Memory ---------------------------------------------------------------------------------------------------------
 
-IMAGES, CHANNELS, NODES, SIDE = 4, 4, 2, 16
+IMAGES, CHANNELS, NODES, SIDE = 4, 4, 2, 36  # too large for candidates to be merged
 STATE_BYTES = IMAGES * CHANNELS * SIDE * SIDE * 8
 SCALE_BYTES = CHANNELS * 8
 

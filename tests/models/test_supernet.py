@@ -129,8 +129,9 @@ def test_choice_never_changes_the_forward_pass():
     for choice in choices:
         mixtures = architecture.mixtures(AnnealedNormalizer("softmax", 1.0, 0.0), 0.0, choice)
         assert torch.equal(supernet(images, mixtures), expected)
-    with torch.no_grad():
-        assert torch.equal(supernet(images, mixtures_of(architecture, Mixing())), expected)
+    with torch.no_grad():  # candidates of small maps are merged, and round differently
+        merged = supernet(images, mixtures_of(architecture, Mixing()))
+    torch.testing.assert_close(merged, expected.detach())
 
 
 def test_only_chosen_operations_of_chosen_pairs_get_a_weight_gradient():
