@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models import merged_candidates
 from search_space.architecture import EVERYTHING
 from search_space.normalizers import Normalizer
 from search_space.primitives import FEW_SHOT
@@ -516,7 +517,8 @@ def inductive(split_num: int = 3) -> Watched:
 
 
 @pytest.mark.parametrize("split_num", [1, 3])
-def test_inductive_statistics_are_the_cumulative_average_over_one_pass_of_the_support_set(split_num):
+def test_inductive_statistics_are_the_cumulative_average_over_one_pass_of_the_support_set(split_num, monkeypatch):
+    monkeypatch.setattr(merged_candidates, "SMALL", 0)  # merged, a candidate's modules are not called
     watched = inductive(split_num)
     inputs, outputs, given = {}, {}, {}
     norms = {name: m for name, m in watched.supernet.named_modules() if isinstance(m, nn.BatchNorm2d)}
@@ -556,8 +558,9 @@ def test_inductive_statistics_are_the_cumulative_average_over_one_pass_of_the_su
 
 
 @pytest.mark.parametrize("split_num", [1, 4])
-def test_average_of_batch_statistics_is_that_of_torch(split_num):
+def test_average_of_batch_statistics_is_that_of_torch(split_num, monkeypatch):
     """nn.BatchNorm2d's own cumulative average, over the same micro-batches."""
+    monkeypatch.setattr(merged_candidates, "SMALL", 0)
     watched = Watched(replace(PLAIN, transductive=False, split_num=split_num)).adapt()
     norms = [norm for norm in watched.supernet.modules() if isinstance(norm, nn.BatchNorm2d)]
     references = [nn.BatchNorm2d(norm.num_features, momentum=None, affine=False).double() for norm in norms]
