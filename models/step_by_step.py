@@ -5,6 +5,10 @@ candidate's weight is <g, o(x)>, and that of the state it reads the sum over can
 states of the nodes alone. The backward pass goes from the last cell to the stem, and in a cell from the last state to
 the first: it runs one trained candidate again, takes its gradients and frees it (On-NAS, step-by-step
 back-propagation; here what flows through the skip from cell c-2 is part of it).
+
+What is left at the peak must be there: the network, its gradients of the batch so far and Adam's second moment (the
+first is the gradient itself, as beta1 = 0); the support images; the states of the nodes that the cells to come read;
+in the first cell the gradients of its nodes, one input, its gradient, and the activations of the widest candidate.
 """
 
 from collections.abc import Callable, Iterable

@@ -4,13 +4,18 @@
 
 Omniglot's shapes, 5 ways, 15 images a class, 4 cells of 3 nodes, batches of 20: four batches an epoch, for each an
 architecture and a weight step. The textbook (tests/benchmarks/textbook.py) adapts one task at a time, a deep copy of
-the net, by ordinary autograd with PyTorch's BN and Adam on all --threads. All ways are run in turn, some rounds over;
-the table gives the best round of each. --breakdown: by kind of kernel, where the time of a step goes.
+the net, by ordinary autograd with PyTorch's BN and Adam on all --threads. Ours is run in one process, on one thread and
+on all, and in as many processes of one thread. All ways are run in turn, some rounds over; the table gives the median
+seconds, and the median over rounds of the ratio. --breakdown: by kind of kernel, where the time of a step goes.
 """
 
 import copy
+import multiprocessing
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from statistics import median
 
 import torch
 from torch.nn import functional as F
@@ -69,58 +74,86 @@ def breakdown(run_once) -> dict[str, float]:
     return {kind: times[kind] / times.total() for kind in (*KINDS, "calls")}
 
 
+@cache
+def start(channels: int) -> tuple:
+    network = SupernetSettings(1, channels, 4, 3, (1, 3), FEW_SHOT)
+    supernet, architecture = build_supernet(network, WAYS, seed=0)
+    return MetaCell.of(supernet, architecture, separate=False), supernet, architecture
+
+
+def task_set(tasks: int) -> list[torch.Tensor]:
+    labels = (torch.arange(SUPPORT) % WAYS).repeat(tasks, 1)
+    images = torch.rand(tasks, SUPPORT, 1, 28, 28)
+    return [images, labels, images[:, :WAYS], labels[:, :WAYS]]
+
+
+def ours(channels: int, tasks: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    adapt_tasks(*start(channels), SETTINGS, 0, 0, task_set(tasks), measure=False)
+
+
+def textbook(net: Textbook, threads: int) -> None:
+    torch.set_num_threads(threads)
+    images, labels, _, _ = task_set(1)
+    textbook_epoch(net, images[0], labels[0])
+
+
+def in_processes(pool: ProcessPoolExecutor, processes: int, channels: int, tasks: int) -> None:
+    """``ours`` on one thread in each process of the pool, at the same time."""
+    for job in [pool.submit(ours, channels, tasks, 1) for _ in range(processes)]:
+        job.result()
+
+
 def main():
     parser = ArgumentParser(prog="tfml_speed.py", description=__doc__.splitlines()[0])
     parser.add_argument("--init_channels", type=whole(2), nargs="*", default=[28, 8], help="C, a table each")
-    parser.add_argument("--tasks_at_once", type=whole(1), nargs="*", default=[1, 5], help="a row each")
+    parser.add_argument("--tasks_at_once", type=whole(1), nargs="*", default=[1, 2, 5], help="rows for each")
     parser.add_argument("--threads", type=whole(1), default=torch.get_num_threads(), help="the textbook's, and ours")
     parser.add_argument("--rounds", type=whole(1), default=3, help="times that each way is run")
     parser.add_argument("--breakdown", action="store_true", help="add where the time goes, measured on one thread")
     args = parser.parse_args()
-    for channels in args.init_channels:
-        network = SupernetSettings(1, channels, 4, 3, (1, 3), FEW_SHOT)
-        supernet, architecture = build_supernet(network, WAYS, seed=0)
-        net, meta_cell = Textbook(supernet, architecture), MetaCell.of(supernet, architecture, separate=False)
+    with ProcessPoolExecutor(args.threads, multiprocessing.get_context("spawn")) as pool:
+        for channels in args.init_channels:
+            compare(channels, args, pool)
 
-        def task_set(tasks: int) -> list[torch.Tensor]:
-            labels = (torch.arange(SUPPORT) % WAYS).repeat(tasks, 1)
-            images = torch.rand(tasks, SUPPORT, 1, 28, 28)
-            return [images, labels, images[:, :WAYS], labels[:, :WAYS]]
 
-        def textbook(net=net, task_set=task_set) -> None:
-            images, labels, _, _ = task_set(1)
-            textbook_epoch(net, images[0], labels[0])
-
-        def ours(tasks: int, start=(meta_cell, supernet, architecture), task_set=task_set) -> None:
-            adapt_tasks(*start, SETTINGS, 0, 0, task_set(tasks), measure=False)
-
-        ways = {("textbook", args.threads): (1, textbook)}
-        for threads in sorted({1, args.threads}):
-            for tasks in args.tasks_at_once:
-                name = f"tfml.py --tasks_at_once {tasks}"
-                ways[name, threads] = (tasks, lambda tasks=tasks, ours=ours: ours(tasks))
-        best = dict.fromkeys(ways, float("inf"))
-        for _ in range(args.rounds):
-            for way, (tasks, run_once) in ways.items():
-                torch.set_num_threads(way[1])
-                started = time.perf_counter()
-                run_once()
-                best[way] = min(best[way], (time.perf_counter() - started) / tasks)
-        print(f"\nC = {channels}, best of {args.rounds}\n")
-        print("| | threads | seconds a task and epoch | tasks of 5 epochs a second | times the textbook |")
-        print("| --- | --- | --- | --- | --- |")
-        slowest = best["textbook", args.threads]
-        for (name, threads), seconds in best.items():
-            print(f"| {name} | {threads} | {seconds:.2f} | {1 / (EPOCHS * seconds):.3f} | {slowest / seconds:.2f} |")
-        if args.breakdown:
-            torch.set_num_threads(1)
-            shares = {
-                name: breakdown(run_once) for (name, threads), (_, run_once) in ways.items() if threads == args.threads
-            }
-            print(f"\n| share of the time, one thread | {' | '.join((*KINDS, 'calls'))} |")
-            print("| --- " * (len(KINDS) + 2) + "|")
-            for name, parts in shares.items():
-                print(f"| {name} | {' | '.join(f'{share:.0%}' for share in parts.values())} |")
+def compare(channels: int, args, pool: ProcessPoolExecutor) -> None:
+    """Measures all ways with C ``channels`` and prints their table."""
+    net, threads = Textbook(*start(channels)[1:]), args.threads
+    # By name, processes and threads: the tasks of a run, and the run.
+    ways = {("textbook", 1, threads): (1, partial(textbook, net, threads))}
+    for tasks in args.tasks_at_once:
+        name = f"tfml.py --tasks_at_once {tasks}"
+        for count in sorted({1, threads}):
+            ways[name, 1, count] = (tasks, partial(ours, channels, tasks, count))
+        if threads > 1:
+            ways[name, threads, 1] = (threads * tasks, partial(in_processes, pool, threads, channels, tasks))
+    seconds = {way: [] for way in ways}
+    for number in range(-1, args.rounds):  # the first round warms up
+        for way, (tasks, run_once) in ways.items():
+            started = time.perf_counter()
+            run_once()
+            if number >= 0:
+                seconds[way].append((time.perf_counter() - started) / tasks)
+    print(f"\nC = {channels}, median of {args.rounds}\n")
+    print(
+        "| | processes | threads | seconds a task and epoch | tasks of 5 epochs a second | times the textbook |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    baseline = seconds["textbook", 1, threads]
+    for (name, processes, count), taken in seconds.items():
+        ratio = median(base / one for base, one in zip(baseline, taken, strict=True))
+        speed = 1 / (EPOCHS * median(taken))
+        print(f"| {name} | {processes} | {count} | {median(taken):.2f} | {speed:.3f} | {ratio:.2f} |")
+    if not args.breakdown:
+        return
+    shares = {"textbook": breakdown(partial(textbook, net, 1))}
+    for tasks in args.tasks_at_once:
+        shares[f"tfml.py --tasks_at_once {tasks}"] = breakdown(partial(ours, channels, tasks, 1))
+    print(f"\n| share of the time, one thread | {' | '.join((*KINDS, 'calls'))} |")
+    print("| --- " * (len(KINDS) + 2) + "|")
+    for name, parts in shares.items():
+        print(f"| {name} | {' | '.join(f'{share:.0%}' for share in parts.values())} |")
 
 
 if __name__ == "__main__":
