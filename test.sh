@@ -11,4 +11,5 @@ source utils/environment.sh
 
 "$python" -m ruff check
 "$python" -m ruff format --check
-"$python" -m pytest -rs "$@" # -rs: names what is skipped, and why
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # the nets are small: two processes of one thread are faster
+"$python" -m pytest -n 2 --dist loadfile -rs "$@" # -rs: names what is skipped, and why
