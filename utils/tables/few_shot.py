@@ -18,21 +18,19 @@ from utils.tables.text import (
 
 TITLE = "Few-shot accuracy"
 COMMANDS = """\
-./tfml.sh --dataset omniglot --hp_setting og_metanas --path runs/tfml_omniglot  # makes the meta-cells
-./tfml.sh --path runs/tfml_miniimagenet
-omniglot=runs/tfml_omniglot/meta_cell.pt miniimagenet=runs/tfml_miniimagenet/meta_cell.pt
-flags='--q 15 --eval_epochs 200'
-full=' --step_by_step 0'
-onnas=' --step_by_step 1 --split_num 5'
-for task in '5 1' '5 5' '20 1' '20 5'; do
+omniglot='--dataset omniglot --meta_cell checkpoints/omniglot.pt --normalizer_temp_anneal_mode none'
+for task in '5 1 10' '5 5 10' '20 1 20' '20 5 20'; do
     set -- $task
-    python -m utils.compare --methods full onnas --dataset omniglot --meta_cell $omniglot \\
-        --n $1 --k $2 $flags --flags full "$full" --flags onnas "$onnas" --path runs/few_shot/omniglot_$1way_$2shot
+    python -m utils.compare --methods full onnas $omniglot --w_lr 0.002 --seed 22 --n $1 --k $2 --q 15 \\
+        --batch_size $3 --eval_epochs 200 --flags full ' --step_by_step 0' --flags onnas ' --split_num 2' \\
+        --path runs/few_shot/$1way_$2shot
 done
+./tfml.sh --path runs/tfml  # makes the meta-cell of miniImageNet
 for task in '5 1' '5 5'; do
     set -- $task
-    python -m utils.compare --methods full onnas --dataset miniimagenet --meta_cell $miniimagenet \\
-        --n $1 --k $2 $flags --flags full "$full" --flags onnas "$onnas" --path runs/few_shot/miniimagenet_$1way_$2shot
+    python -m utils.compare --methods full onnas --dataset miniimagenet --meta_cell runs/tfml/meta_cell.pt \\
+        --n $1 --k $2 --q 15 --eval_epochs 200 --flags full ' --step_by_step 0' --flags onnas ' --split_num 5' \\
+        --path runs/few_shot/miniimagenet_$1way_$2shot
 done"""
 # The methods that the tables are about: a task without one of them shows that it was not run.
 EXPECTED = ("full", "onnas")
