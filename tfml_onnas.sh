@@ -29,15 +29,15 @@ omniglot=(
     --meta_cell checkpoints/omniglot.pt    # checkpoints/README.md says what it is
     --path runs/onnas_omniglot
     --q 15
-    --split_num 2                          # micro-batches of 5: BN sees no more of its batches of 10 at once
+    --split_num 2                          # micro-batches of 5: of a batch's 10 images BN sees 5 at once
     --w_lr 0.002                           # a trained meta-cell wants smaller steps than its training
-    --seed 22                              # not the tasks by which the rate above was chosen
+    --seed 22                              # other tasks, of the same characters, than that rate was chosen by
     --normalizer_temp_anneal_mode none     # as it was trained
 )
 case " $* " in
     *" --dataset omniglot "* | *" --dataset=omniglot "*)
         flags+=("${omniglot[@]}")
-        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # a net this small runs as fast on one thread as on several
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # for the README's figures; other numbers of threads round differently
         ;;
 esac
 exec "$python" onnas.py "${flags[@]}" "$@"

@@ -13,7 +13,6 @@ from models.operations import Normalised
 
 # Numbers that a state may hold. Larger ones gain little, and side by side they take memory that counts.
 SMALL = 20_000
-MERGEABLE = (nn.Conv2d, nn.ReLU, BatchNorm)
 
 
 def can_merge(operations: list[nn.Module], x: torch.Tensor) -> bool:
@@ -23,8 +22,14 @@ def can_merge(operations: list[nn.Module], x: torch.Tensor) -> bool:
         and x.numel() <= SMALL
         and not torch.is_grad_enabled()
         and all(isinstance(operation, Normalised) for operation in operations)
-        and all(isinstance(layer, MERGEABLE) for operation in operations for layer in operation)
+        and all(_is_mergeable(layer) for operation in operations for layer in operation)
     )
+
+
+def _is_mergeable(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.bias is None
+    return isinstance(layer, nn.ReLU) or (isinstance(layer, BatchNorm) and not layer.affine)
 
 
 def merged(operations: list[Normalised], x: torch.Tensor) -> tuple[torch.Tensor, ...]:

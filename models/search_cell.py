@@ -69,6 +69,8 @@ class Run:
 class Source(nn.Module):
     """Everything that leaves one state of a cell: each candidate without parameters once, the others once per edge.
 
+    Without a gradient the latter are run as one where models/merged_candidates.py can.
+
     Args:
         edges: {edge number: node} of the edges that leave this state.
         stride: 2 on the inputs of a reduction cell, else 1.

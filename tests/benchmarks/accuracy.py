@@ -1,6 +1,6 @@
 """Accuracy of the memory savers on the same test tasks, and the paired difference to the full search.
 
-    python -m tests.benchmarks.accuracy --meta_cell runs/omniglot/meta_cell.pt --data_path data
+    python -m tests.benchmarks.accuracy --meta_cell runs/small/meta_cell.pt --data_path data
 
 Each way to search adapts once to each task, and is tested both transductively and image by image.
 """
@@ -23,7 +23,7 @@ WAYS_TO_SEARCH = {
     "alpha": {"sampleno": 2},
     "alpha + beta": {"sampleno": 2, "beta_sampling": True},
     "alpha + beta + step-by-step": {"sampleno": 2, "beta_sampling": True, "schedule": FASTEST},
-    "ours, all candidates exact": {"schedule": FASTEST},
+    "all candidates, exact": {"schedule": FASTEST},
 }
 
 
@@ -43,7 +43,7 @@ def main():
     meta_cell = load_meta_cell(args.meta_cell)
     tasks = few_shot_tasks("omniglot", "test", ways=5, shots=5, queries=15, seed=args.seed, data_path=args.data_path)
     supernet, architecture = build_supernet(meta_cell.settings, 5, args.seed)
-    # As the README's recipe trains that meta-cell, but in micro-batches.
+    # As tests/benchmarks/README.md trains the small meta-cell, but in micro-batches.
     base = SearchSettings(
         epochs=5,
         architecture_epochs=5,

@@ -108,7 +108,12 @@ def main():
     parser = ArgumentParser(prog="tfml_speed.py", description=__doc__.splitlines()[0])
     parser.add_argument("--init_channels", type=whole(2), nargs="*", default=[28, 8], help="C, a table each")
     parser.add_argument("--tasks_at_once", type=whole(1), nargs="*", default=[1, 2, 5], help="rows for each")
-    parser.add_argument("--threads", type=whole(1), default=torch.get_num_threads(), help="the textbook's, and ours")
+    parser.add_argument(
+        "--threads",
+        type=whole(1),
+        default=torch.get_num_threads(),
+        help="the textbook's, and ours; and as many processes of one",
+    )
     parser.add_argument("--rounds", type=whole(1), default=3, help="times that each way is run")
     parser.add_argument("--breakdown", action="store_true", help="add where the time goes, measured on one thread")
     args = parser.parse_args()
@@ -136,9 +141,7 @@ def compare(channels: int, args, pool: ProcessPoolExecutor) -> None:
             if number >= 0:
                 seconds[way].append((time.perf_counter() - started) / tasks)
     print(f"\nC = {channels}, median of {args.rounds}\n")
-    print(
-        "| | processes | threads | seconds a task and epoch | tasks of 5 epochs a second | times the textbook |"
-    )
+    print("| | processes | threads | seconds a task and epoch | tasks of 5 epochs a second | times the textbook |")
     print("| --- | --- | --- | --- | --- | --- |")
     baseline = seconds["textbook", 1, threads]
     for (name, processes, count), taken in seconds.items():

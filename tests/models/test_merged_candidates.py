@@ -89,6 +89,8 @@ def test_a_state_pushed_through_its_candidates_with_some_pruned(stride, monkeypa
     active = [[True] * 6 for _ in range(6)]
     active[2][3] = active[0][4] = active[2][4] = False
     mixture = Mixture(torch.rand(6, 6, dtype=torch.float64), active, active)
+    together = []
+    monkeypatch.setattr("models.search_cell.merged", lambda ops, x: together.append(len(ops)) or merged(ops, x))
     sums = {}
     for limit in (0, SMALL):
         monkeypatch.setattr("models.merged_candidates.SMALL", limit)
@@ -96,5 +98,7 @@ def test_a_state_pushed_through_its_candidates_with_some_pruned(stride, monkeypa
         with torch.no_grad():
             source(state(), mixture, mixture.weights(None), nodes)
         sums[limit] = nodes
+        # conv_3x3 on three edges, sep_conv_3x3 on two, conv_1x5_5x1 on one, dil_conv_3x3 on three.
+        assert together == ([] if limit == 0 else [3, 2, 3])
     for merged_sum, plain in zip(sums[SMALL], sums[0], strict=True):
         torch.testing.assert_close(merged_sum, plain, rtol=1e-12, atol=1e-12)

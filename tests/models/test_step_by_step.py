@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models import merged_candidates
 from models.batch_norm import BatchNorm
 from models.operations import POOLS, weighted_operation
 from models.search_cell import OLDER, Mixture, SearchCell
@@ -389,6 +390,16 @@ def test_another_cell_adds_its_kept_states_to_the_peak(of_weights, keep_inputs):
     kept = NODES * STATE_BYTES + (2 * (STATE_BYTES + SCALE_BYTES) if keep_inputs else 0)
     cell = large.supernet.cells[-1]
     assert kept <= growth <= kept + own_bytes(cell, of_weights) + seen_bytes(cell)
+
+
+@of_weights_or_not
+@with_and_without_inputs
+def test_merged_candidates_add_no_more_than_their_copies(of_weights, keep_inputs, monkeypatch):
+    alone = peak(flat_problem(3), of_weights, keep_inputs=keep_inputs)
+    monkeypatch.setattr(merged_candidates, "SMALL", STATE_BYTES // 8)
+    together = peak(flat_problem(3), of_weights, keep_inputs=keep_inputs)
+    # For each of the edges that leave a state: what is read, and the outputs of two convolutions.
+    assert together <= alone + 3 * NODES * STATE_BYTES
 
 
 def test_another_cell_adds_far_more_to_the_peak_of_ordinary_back_propagation():

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models import merged_candidates
 from models.operations import POOLS
 from models.supernet import SupernetSettings
 from search_space.architecture import EVERYTHING, Choice
@@ -118,7 +119,7 @@ def test_gradient_under_a_choice_treats_the_other_terms_as_constants(ops, pairs)
     assert_equals_reference(supernet, architecture, random_images(IMAGES), mixing)
 
 
-def test_choice_never_changes_the_forward_pass():
+def test_choice_never_changes_the_forward_pass(monkeypatch):
     net = {"layers": 4, "nodes": 3, "reduction_layers": (1, 3), "init_channels": 8}
     supernet, architecture = tiny_supernet(**net)
     supernet, architecture = supernet.float(), architecture.float()
@@ -129,9 +130,11 @@ def test_choice_never_changes_the_forward_pass():
     for choice in choices:
         mixtures = architecture.mixtures(AnnealedNormalizer("softmax", 1.0, 0.0), 0.0, choice)
         assert torch.equal(supernet(images, mixtures), expected)
-    with torch.no_grad():  # candidates of small maps are merged, and round differently
-        merged = supernet(images, mixtures_of(architecture, Mixing()))
-    torch.testing.assert_close(merged, expected.detach())
+    with torch.no_grad():
+        # Candidates of small maps are merged, and round differently.
+        torch.testing.assert_close(supernet(images, mixtures_of(architecture, Mixing())), expected.detach())
+        monkeypatch.setattr(merged_candidates, "SMALL", 0)
+        assert torch.equal(supernet(images, mixtures_of(architecture, Mixing())), expected)
 
 
 def test_only_chosen_operations_of_chosen_pairs_get_a_weight_gradient():
