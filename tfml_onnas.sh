@@ -37,7 +37,7 @@ omniglot=(
 case " $* " in
     *" --dataset omniglot "* | *" --dataset=omniglot "*)
         flags+=("${omniglot[@]}")
-        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # for the README's figures; other numbers of threads round differently
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # as the README's figures: others round differently
         ;;
 esac
 exec "$python" onnas.py "${flags[@]}" "$@"

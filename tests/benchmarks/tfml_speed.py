@@ -76,18 +76,21 @@ def breakdown(run_once) -> dict[str, float]:
 
 @cache
 def start(channels: int) -> tuple:
+    """The meta-cell, supernet and architecture that every task starts from."""
     network = SupernetSettings(1, channels, 4, 3, (1, 3), FEW_SHOT)
     supernet, architecture = build_supernet(network, WAYS, seed=0)
     return MetaCell.of(supernet, architecture, separate=False), supernet, architecture
 
 
 def task_set(tasks: int) -> list[torch.Tensor]:
+    """Support images (tasks, SUPPORT, 1, 28, 28) and labels (tasks, SUPPORT), then the queries, which go unused."""
     labels = (torch.arange(SUPPORT) % WAYS).repeat(tasks, 1)
     images = torch.rand(tasks, SUPPORT, 1, 28, 28)
     return [images, labels, images[:, :WAYS], labels[:, :WAYS]]
 
 
 def ours(channels: int, tasks: int, threads: int) -> None:
+    """Adapts ``tasks`` side by side for one epoch."""
     torch.set_num_threads(threads)
     adapt_tasks(*start(channels), SETTINGS, 0, 0, task_set(tasks), measure=False)
 

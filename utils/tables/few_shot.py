@@ -19,11 +19,11 @@ from utils.tables.text import (
 TITLE = "Few-shot accuracy"
 COMMANDS = """\
 omniglot='--dataset omniglot --meta_cell checkpoints/omniglot.pt --normalizer_temp_anneal_mode none'
-for task in '5 1 10' '5 5 10' '20 1 20' '20 5 20'; do
+for task in '5 1 10 10' '5 5 10 10' '20 1 20 20' '20 5 20 10'; do  # ways, shots, batch, epochs
     set -- $task
     python -m utils.compare --methods full onnas $omniglot --w_lr 0.002 --seed 22 --n $1 --k $2 --q 15 \\
-        --batch_size $3 --eval_epochs 200 --flags full ' --step_by_step 0' --flags onnas ' --split_num 2' \\
-        --path runs/few_shot/$1way_$2shot
+        --batch_size $3 --test_task_train_steps $4 --eval_epochs 200 \\
+        --flags full ' --step_by_step 0' --flags onnas ' --split_num 2' --path runs/few_shot/$1way_$2shot
 done
 ./tfml.sh --path runs/tfml  # makes the meta-cell of miniImageNet
 for task in '5 1' '5 5'; do
