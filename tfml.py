@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -21,7 +22,7 @@ from models.meta_cell import MetaCell, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
 from search_space.batched_search import adapt_tasks
 from search_space.board import Board
-from search_space.build import build_supernet, check_meta_cell
+from search_space.build import build_supernet, check_meta_cell, load_meta_cell
 from search_space.evaluation import network_figures, search_task
 from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
 from search_space.primitives import FEW_SHOT
@@ -40,7 +41,10 @@ from utils.run_directory import JsonLines, check_run, open_run
 from utils.torchrun import is_restarted, remember_run
 
 # What may differ between a run and its continuation: how long it is, where and how it runs.
-MAY_CHANGE = ("path", "name", "data_path", "download", "meta_epochs", "eval_freq", "eval_epochs", "device", "workers")
+MAY_CHANGE = (
+    *("path", "name", "data_path", "download", "meta_cell"),
+    *("meta_epochs", "eval_freq", "eval_epochs", "device", "workers"),
+)
 
 
 def parse_args():
@@ -48,6 +52,12 @@ def parse_args():
     add_run_flags(parser, path="runs/tfml")
     add_task_flags(parser, tuple(INPUT_SHAPES))
     group = parser.add_argument_group("meta-training")
+    group.add_argument(
+        "--meta_cell",
+        type=Path,
+        help="start from this meta_cell.pt of the same network; the head of another --n starts at zero (default: "
+        "from scratch)",
+    )
     group.add_argument("--meta_epochs", type=whole(0), default=30000, help="0 writes the untrained meta-cell")
     group.add_argument(
         "--warm_up_epochs", type=whole(0), default=15000, help="meta-epochs, from the first, that adapt weights only"
@@ -116,6 +126,24 @@ def parse_args():
     return args
 
 
+def start_from(path, cells, supernet, architecture):
+    """Copies a meta-cell, an earlier run's, into a new supernet.
+
+    Raises:
+        InputError: it does not fit the supernet, or --cells.
+    """
+    meta_cell = load_meta_cell(path)
+    asked = supernet.settings.as_dict()
+    for name, value in meta_cell.settings.as_dict().items():
+        if value != asked[name]:
+            raise InputError(
+                f"--meta_cell {path} is of another network than asked for: {name} {value}, not {asked[name]}."
+            )
+    if len(meta_cell.cells) > 1 and cells == "meta":
+        raise InputError(f"--meta_cell {path} holds a cell for each place: it needs --cells separate.")
+    meta_cell.unfold(supernet, architecture)
+
+
 def adapt(group, batches, meta_cell, supernet, architecture, settings, seed, measured):
     """Unfolds the state and adapts it to the training tasks of a group, side by side.
 
@@ -180,6 +208,8 @@ def main():
     for note in (*train_tasks.notes, *test_tasks.notes):
         print(note)
     supernet, architecture = build_supernet(settings, args.n, args.seed, device)
+    if args.meta_cell is not None:
+        start_from(args.meta_cell, args.cells, supernet, architecture)
     checkpoint = args.path / "checkpoint.pt"
 
     def open_or_resume():
@@ -188,7 +218,8 @@ def main():
         The state: meta-cell, stem and head, alpha and beta.
         """
         initial = MetaCell.of(supernet, architecture, separate=args.cells == "separate")
-        flags = {**vars(args), "resume": args.resume or is_restarted(args.path)}
+        start = {"meta_cell (SHA-256)": args.meta_cell and file_digest(args.meta_cell)}
+        flags = {**vars(args), **start, "resume": args.resume or is_restarted(args.path)}
         # A decay reaches 0 at the end: a longer run would have been another one from its start.
         fixed = () if args.meta_lr_decay == "none" else ("meta_epochs",)
         may_change = tuple(flag for flag in MAY_CHANGE if flag not in fixed)

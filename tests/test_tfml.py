@@ -96,6 +96,45 @@ def test_no_meta_epochs_writes_the_untrained_meta_cell(scripts, trained, tmp_pat
     scripts.onnas(tmp_path / "run/meta_cell.pt", tmp_path / "search", "--eval_epochs", 1).succeeded()
 
 
+def test_starts_from_a_meta_cell(scripts, trained, tmp_path):
+    """With another number of ways all but the head is what it was, and the head is zero."""
+    given, flags = ("--meta_cell", trained / "meta_cell.pt"), ("--meta_epochs", 0)
+    scripts.tfml(tmp_path / "same", *given, *flags).succeeded()
+    scripts.tfml(tmp_path / "more", *given, *flags, "--n", 4).succeeded()
+    start, same, more = tensors(trained), tensors(tmp_path / "same"), tensors(tmp_path / "more")
+    for name, tensor in start.items():
+        assert torch.equal(same[name], tensor), name
+        if name.startswith("head/"):
+            assert more[name].shape[0] == 4 != tensor.shape[0]
+            assert not more[name].any()
+        else:
+            assert torch.equal(more[name], tensor), name
+    digest = hashlib.sha256((trained / "meta_cell.pt").read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "more/args.json").read_text())["meta_cell (SHA-256)"] == digest
+    # A trained start is not trained from scratch, and a stopped run goes on, wherever the file lies by then.
+    scripts.tfml(tmp_path / "whole", *given, "--meta_epochs", 2).succeeded()
+    scripts.tfml(tmp_path / "stopped", *given, "--meta_epochs", 1).succeeded()
+    moved = shutil.copy(trained / "meta_cell.pt", tmp_path / "moved.pt")
+    scripts.tfml(tmp_path / "stopped", "--meta_cell", moved, "--meta_epochs", 2, "--resume").succeeded()
+    resumed, whole = tensors(tmp_path / "stopped"), tensors(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    assert any(not torch.equal(start[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_start_that_does_not_fit_is_refused(scripts, trained, tmp_path):
+    given = ("--meta_cell", trained / "meta_cell.pt", "--meta_epochs", 0)
+    assert "init_channels 4, not 6" in scripts.tfml(tmp_path / "run", *given, "--init_channels", 6).complaint()
+    assert "no_such.pt" in scripts.tfml(tmp_path / "run", "--meta_cell", tmp_path / "no_such.pt").complaint()
+    scripts.tfml(tmp_path / "separate", "--cells", "separate", "--meta_epochs", 0).succeeded()
+    separate = tmp_path / "separate/meta_cell.pt"
+    assert "--cells separate" in scripts.tfml(tmp_path / "run", "--meta_cell", separate).complaint()
+    scripts.tfml(tmp_path / "own", "--meta_cell", separate, "--cells", "separate", "--meta_epochs", 0).succeeded()
+    scripts.tfml(tmp_path / "goes_on", *given).succeeded()
+    other = ("--meta_cell", tmp_path / "goes_on/checkpoint.pt", "--meta_epochs", 0, "--resume")
+    assert "SHA-256" in scripts.tfml(tmp_path / "goes_on", *other).complaint()
+    assert not (tmp_path / "run").exists()
+
+
 def test_real_process_says_little_and_gives_the_same(trained, tmp_path):
     command = [sys.executable, "tfml.py", *map(str, Scripts.tfml_flags(tmp_path / "run"))]
     # The last bit depends on the number of threads; the other runs have one.
