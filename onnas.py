@@ -433,7 +433,7 @@ def train_derived(args, device, data, derived):
 
 def main():
     args = parse_args()
-    device = choose_device(args.device)
+    device = choose_device(args.device, tf32=bool(args.tf32))
     if args.task == "full":
         refuse_processes("--task full")
         search_full_task(args, device)

@@ -29,7 +29,7 @@ from search_space.primitives import FEW_SHOT
 from search_space.search_record import SearchRecord
 from search_space.task_search import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks, held_out_split
-from utils.cli import ArgumentParser, real, run, whole
+from utils.cli import ArgumentParser, real, run, switch, whole
 from utils.device import choose_device, device_name
 from utils.errors import InputError
 from utils.files import file_digest, read_tensors, write_json, write_tensors
@@ -75,6 +75,13 @@ def parse_args():
         type=whole(1),
         help="tasks adapted side by side, one by one with --partial_channels; another number rounds differently "
         "(default: 5 of images of up to 32x32 pixels, else 1)",
+    )
+    group.add_argument(
+        "--compile",
+        type=switch,
+        default=0,
+        help="1: tasks side by side run what torch.compile makes of their passes, after minutes of compiling: on a GPU "
+        "CUDA graphs; on a CPU it gains nothing",
     )
     group.add_argument("--w_meta_lr", type=real(0), help="step of the first fold for weights (default: the preset's)")
     group.add_argument("--a_meta_lr", type=real(0), help="that for alpha and beta (default: the preset's)")
@@ -185,7 +192,7 @@ def meta_test(ranks, meta_cell, supernet, architecture, settings, seed, tasks, n
 
 def main():
     args = parse_args()
-    device = choose_device(args.device)
+    device = choose_device(args.device, tf32=bool(args.tf32))
     use_one_thread()
     ranks = join_ranks(device)
     settings = SupernetSettings(
@@ -258,6 +265,7 @@ def main():
         normalizer=normalizer(args),
         prune_threshold=args.alpha_prune_threshold,
         drop_path_prob=args.drop_path_prob,
+        compiled=bool(args.compile),
     )
     searching = replace(warm_up, architecture_epochs=args.task_train_steps)
     test = evaluation_settings(args, args.test_batch_size)

@@ -38,6 +38,9 @@ class BatchedMixture:
             coefficients = torch.where(mask, coefficients, 0.0)
         return cls(coefficients, active)
 
+    def runs_everything(self) -> bool:
+        return all(value for task in self.active for edge in task for value in edge)
+
     def is_run(self, edge: int, candidate: int) -> bool:
         """Whether a task runs it: then all do."""
         return any(task[edge][candidate] for task in self.active)
@@ -132,6 +135,21 @@ def statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, variance.add_(EPSILON).rsqrt_()
 
 
+def _pixel_sums(gradient: torch.Tensor, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The sums over pixels of the gradient times each output, (N, T*C)."""
+    if torch.compiler.is_compiling():  # product and sum become one
+        return [(gradient * output).sum((2, 3)) for output in outputs]
+    product = torch.empty_like(gradient)  # one for all terms: fresh memory costs more than multiplying
+    return [torch.mul(gradient, output, out=product).sum((2, 3)) for output in outputs]
+
+
+def _added(total: torch.Tensor, output: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """``total + output * factor``, in the memory of ``total``, which is used up."""
+    if torch.compiler.is_compiling():  # it takes a wrong gradient of a Function that writes in place
+        return torch.addcmul(total, output, factor)
+    return total.addcmul_(output, factor)
+
+
 class _Mix(torch.autograd.Function):
     """The sum of K terms, BN included: its two passes over the pixels are those of adding the term up.
 
@@ -150,7 +168,7 @@ class _Mix(torch.autograd.Function):
         constant = -(factors * means[:, None]).sum(0)[..., None, None]
         node = None
         for output, factor in zip(outputs, factors[..., None, None].unbind(), strict=True):
-            node = torch.addcmul(constant, output, factor) if node is None else node.addcmul_(output, factor)
+            node = torch.addcmul(constant, output, factor) if node is None else _added(node, output, factor)
         ctx.save_for_backward(weights, means, scales, *outputs)
         ctx.of_batch = of_batch
         return node
@@ -163,9 +181,7 @@ class _Mix(torch.autograd.Function):
         tasks, pixels = weights.shape[2], gradient.numel() // gradient.shape[1]
         means, scales = means[:, None], scales[:, None]
         sums = gradient.sum((2, 3))
-        product = torch.empty_like(gradient)  # one for all terms: fresh memory costs more than multiplying
-        along = torch.stack([torch.mul(gradient, output, out=product).sum((2, 3)) for output in outputs])
-        del product
+        along = torch.stack(_pixel_sums(gradient, outputs))
         along = (along - means * sums) * scales  # of the gradient times what BN makes of the output
         of_weights = None
         if ctx.needs_input_grad[0]:
@@ -185,7 +201,7 @@ class _Mix(torch.autograd.Function):
                 of_outputs.append(gradient * factor)
                 continue
             result = torch.addcmul(shift[number, ..., None, None], gradient, factor)
-            of_outputs.append(result.addcmul_(output, slope[number, ..., None, None]))
+            of_outputs.append(_added(result, output, slope[number, ..., None, None]))
         return of_weights, None, None, None, *of_outputs
 
 

@@ -1,7 +1,10 @@
 """Tasks of a meta-batch adapted side by side: for each what TaskSearch does, in the calls of one."""
 
+import functools
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -75,6 +78,8 @@ def _alone(meta_cell, supernet, architecture, settings, seed, task, batch, measu
 
 def _side_by_side(meta_cell, supernet, architecture, settings, seed, first, batch, measure):
     images, labels, query, query_labels = batch
+    if measure:
+        settings = replace(settings, compiled=False)  # the meter does not see into compiled code
     meta_cell.unfold(supernet, architecture)
     search = BatchedSearch(supernet, architecture, settings, seed, PURPOSE, range(first, first + len(images)))
     memory = PeakMemory(images.device, search.resident(), batch) if measure else None
@@ -87,6 +92,12 @@ def _side_by_side(meta_cell, supernet, architecture, settings, seed, first, batc
 
 def _figures(memory: PeakMemory | None) -> dict:
     return {} if memory is None else {"peak_memory_mib": memory.mib, "peak_memory_breakdown_mib": memory.breakdown_mib}
+
+
+@functools.cache
+def _compiled_pass() -> Callable[..., torch.Tensor]:
+    """The forward pass of :class:`BatchedSupernet`, and its backward pass, compiled; on a GPU they are CUDA graphs."""
+    return torch.compile(BatchedSupernet.__call__, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
 
 class _Task(TaskSearch):
@@ -209,9 +220,16 @@ class BatchedSearch:
         keep = None
         if self.settings.drop_path_prob > 0:
             keep = torch.stack([task.keep(labels.shape[1]) for task in self.tasks], dim=-1)
-        logits = self.net(images, mixtures, keep)
+        logits = self._run(images, mixtures, keep)
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         return losses.view_as(labels).mean(1)
+
+    def _run(self, images, mixtures: dict[str, BatchedMixture], keep: torch.Tensor | None) -> torch.Tensor:
+        # Each set of pruned candidates would be compiled anew, for minutes.
+        if self.settings.compiled and all(mixture.runs_everything() for mixture in mixtures.values()):
+            torch.compiler.cudagraph_mark_step_begin()
+            return _compiled_pass()(self.net, images, mixtures, keep)
+        return self.net(images, mixtures, keep)
 
     def _mixtures(self, noises: list[Noise]) -> dict[str, BatchedMixture]:
         of_tasks = [task.mixtures(EVERYTHING, noise) for task, noise in zip(self.tasks, noises, strict=True)]

@@ -54,6 +54,9 @@ def add_run_flags(parser: ArgumentParser, path: str) -> None:
     group.add_argument("--name", default="", help="a name for the run in the progress bar and in args.json")
     group.add_argument("--seed", type=whole(0), default=21, help="of every random draw")
     group.add_argument("--device", choices=device.CHOICES, default="auto", help="auto: a GPU where there is one")
+    group.add_argument(
+        "--tf32", type=switch, default=0, help="1: a GPU rounds what it multiplies to TF32, 11 of float32's 24 bits"
+    )
     group.add_argument("--resume", action="store_true", help="go on with the run in --path, if there is one")
 
 

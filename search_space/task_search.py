@@ -40,6 +40,7 @@ class SearchSettings:
     drop_path_prob: for meta-training only.
     unrolled: the architecture gradient looks one weight step ahead, see search_space/unrolled.py.
     transductive: a query batch is normalised by its own statistics.
+    compiled: tasks side by side run code that torch.compile made; one by itself does not.
     """
 
     epochs: int
@@ -58,6 +59,7 @@ class SearchSettings:
     drop_path_prob: float = 0.0
     unrolled: bool = False
     transductive: bool = True
+    compiled: bool = False
 
 
 class Batch(NamedTuple):

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+
+from search_space import batched_search
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 30  # seconds; none of the runs takes more than a few
@@ -168,6 +171,28 @@ def tiny_disk(tmp_path):
         pytest.skip("only root can mount a small file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def compiled_passes(monkeypatch):
+    """torch.compile traces and differentiates as on a GPU, but runs the result by PyTorch; a list of what it ran."""
+    passes, compile_ = [], torch.compile
+
+    def traced(function, mode, **flags):
+        assert mode == "reduce-overhead"  # on a GPU: CUDA graphs
+        compiled = compile_(function, backend="aot_eager", **flags)
+
+        def run(net, images, *arguments):
+            passes.append(tuple(images.shape))
+            return compiled(net, images, *arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", traced)
+    batched_search._compiled_pass.cache_clear()
+    yield passes
+    batched_search._compiled_pass.cache_clear()
+    torch.compiler.reset()
 
 
 def fill(folder: Path) -> Path:

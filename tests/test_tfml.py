@@ -146,6 +146,20 @@ def test_real_process_says_little_and_gives_the_same(trained, tmp_path):
     assert "arning" not in finished.stdout + finished.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of what torch.compile imports
+def test_compiled_tasks_give_the_same(compiled_passes, trained, tmp_path, monkeypatch):
+    """Two tasks side by side; the last meta-epoch is measured, and so not compiled."""
+    flags = ("--layers", 1, "--reduction_layers", "--meta_epochs", 2, "--eval_freq", 9, "--eval_epochs", 1)
+    for compiled in (0, 1):
+        command = Scripts.tfml_flags(tmp_path / f"{compiled}", *flags, "--compile", compiled)
+        monkeypatch.setattr(sys, "argv", ["tfml.py", *map(str, command)])
+        tfml.main()
+        assert compiled_passes == [(2, 6, 1, 28, 28), (2, 3, 1, 28, 28)] * compiled
+    plain, compiled = tensors(tmp_path / "0"), tensors(tmp_path / "1")
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-3)
+
+
 # --- The algorithm --------------------------------------------------------------------------------------------------
 
 

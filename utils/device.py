@@ -9,22 +9,25 @@ from utils.errors import InputError
 CHOICES = ("auto", "cpu", "cuda")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, tf32: bool = False) -> torch.device:
     """The device that --device names; "auto" is a GPU where there is one.
 
-    On a GPU the numbers are full float32, and repeat for the same seed wherever PyTorch has a repeatable kernel.
+    On a GPU the numbers are full float32 (with ``tf32`` the factors of convolutions and matrix products are rounded),
+    and they repeat for the same seed wherever PyTorch has a repeatable kernel.
 
     Raises:
-        InputError: a GPU is asked for and there is none.
+        InputError: a GPU is asked for, or TF32 that only a GPU has, and there is none.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("--device cuda needs an NVIDIA GPU that PyTorch can use, and finds none: try --device cpu.")
     if name == "cpu" or not available:
+        if tf32:
+            raise InputError("--tf32 1 needs an NVIDIA GPU, and the run is on the CPU: leave it out.")
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with it
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     return torch.device("cuda")
 
 

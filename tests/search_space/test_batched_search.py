@@ -72,6 +72,32 @@ def test_each_task_is_adapted_as_by_itself(tasks, changes, net):
         assert accuracies[task] == accuracy
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of what torch.compile imports
+def test_compiled_passes_change_nothing(compiled_passes):
+    """Two tasks of 8 images in batches of 4, an architecture and a weight pass each."""
+    settings, net = (
+        replace(SETTINGS, batch_size=4, prune_threshold=0.0, epochs=1),
+        {"layers": 1, "nodes": 1, "reduction_layers": ()},
+    )
+    states = []
+    for compiled in (False, True):
+        search = BatchedSearch(*tiny_supernet(**net), replace(settings, compiled=compiled), 3, PURPOSE, range(2))
+        losses = search.adapt(*a_batch(2, support=8)[:2])
+        states.append((losses, search.state(0), search.state(1)))
+        assert compiled_passes == [(2, 4, 1, 6, 6)] * 4 * compiled
+    assert states[1][0] == pytest.approx(states[0][0], abs=1e-9)
+    assert_same(states[1][1], states[0][1])
+    assert_same(states[1][2], states[0][2])
+
+
+def test_pruned_candidates_and_measured_tasks_are_not_compiled(compiled_passes):
+    """Every set of pruned candidates would take minutes, and the meter sees what PyTorch runs."""
+    pruned, whole = (replace(SETTINGS, epochs=1, prune_threshold=p, compiled=True) for p in (0.3, 0.0))
+    BatchedSearch(*tiny_supernet(), pruned, 3, PURPOSE, range(2)).adapt(*a_batch(2)[:2])
+    adapt_tasks(MetaCell.of(*tiny_supernet(), False), *tiny_supernet(), whole, 3, FIRST, a_batch(2), measure=True)
+    assert compiled_passes == []
+
+
 def test_the_tasks_prune_different_candidates():
     """Otherwise the tests above would not show that a task's pruned candidates stay as they are."""
     search = BatchedSearch(*tiny_supernet(), SETTINGS, 3, PURPOSE, range(FIRST, FIRST + 3))
