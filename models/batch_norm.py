@@ -21,20 +21,30 @@ def pixel_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def channel_means(x: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W), channels last -> (C,). Over rows, then over columns: few long rows are summed fastest."""
+    """(N, C, H, W), channels last -> (C,)."""
+    return _channel_means_of(x, 1)[0]
+
+
+def _channel_means_of(x: torch.Tensor, chunks: int) -> torch.Tensor:
+    """(N, C, H, W), channels last -> (chunks, C). Over rows, then over columns: few long rows are summed fastest."""
     n, c, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1).view(n * height, width * c)
-    return rows.sum(0).view(width, c).sum(0).div_(n * height * width)
+    rows = x.permute(0, 2, 3, 1).view(chunks, -1, width * c)
+    return rows.sum(1).view(chunks, width, c).sum(1).div_(n // chunks * height * width)
 
 
-def _centre(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres ``x``, channels last, in place; returns the mean that it had and its variance, (C,) both.
+def _centre(x: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres each chunk of ``x``, channels last, in place; returns the means that they had and their variances.
 
-    The variance is of what is centred: the difference of two large sums would be less exact.
+    Both are (chunks, C). The variance is of what is centred: the difference of two large sums would be less exact.
     """
-    mean = channel_means(x)
-    pixel_rows(x).sub_(mean)
-    return mean, channel_means(x * x)
+    mean = _channel_means_of(x, chunks)
+    _chunk_rows(x, chunks).sub_(mean[:, None])
+    return mean, _channel_means_of(x * x, chunks)
+
+
+def _chunk_rows(x: torch.Tensor, chunks: int) -> torch.Tensor:
+    """:func:`pixel_rows` of each chunk, (chunks, N * H * W / chunks, C)."""
+    return pixel_rows(x).view(chunks, -1, x.shape[1])
 
 
 def normalisation_gradient(
@@ -87,6 +97,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     frozen = False  # see frozen_statistics
+    chunks = 1  # see side_by_side
 
     def __init__(self, channels: int, affine: bool = False):
         super().__init__(channels, affine=affine)
@@ -106,40 +117,47 @@ class BatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def normalise(self, x: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
-        """Normalises ``x``, channels last, in place; returns the scale (C,) that it was multiplied by once centred."""
-        rows = pixel_rows(x)
+        """Normalises ``x``, channels last, in place; returns the scale that it was multiplied by once centred.
+
+        That is (C,), or by :func:`side_by_side` (chunks, C).
+        """
+        chunks = BatchNorm.chunks if self.training else 1
+        rows = _chunk_rows(x, chunks)
         if self.training:
-            mean, variance = _centre(x)
-            self._update_statistics(mean, variance, len(rows))
+            mean, variance = _centre(x, chunks)
+            self._update_statistics(mean, variance, rows.shape[1])
         else:
             rows.sub_(self.running_mean[part])
-            variance = self.running_var[part].clone()
+            variance = self.running_var[part][None].clone()
         scale = variance.add_(self.eps).rsqrt_()
-        rows.mul_(scale)
-        return scale
+        rows.mul_(scale[:, None])
+        return scale[0] if chunks == 1 else scale
 
     @staticmethod
     @torch.no_grad()
     def normalise_merged(norms: Sequence["BatchNorm"], x: torch.Tensor) -> None:
         """Normalises ``x``, channels last, in place: the channels of each of ``norms`` side by side."""
-        rows = pixel_rows(x)
+        chunks = BatchNorm.chunks if norms[0].training else 1
+        rows = _chunk_rows(x, chunks)
         if norms[0].training:
-            mean, variance = _centre(x)
-            parts = zip(norms, mean.chunk(len(norms)), variance.chunk(len(norms)), strict=True)
+            mean, variance = _centre(x, chunks)
+            parts = zip(norms, mean.chunk(len(norms), dim=1), variance.chunk(len(norms), dim=1), strict=True)
             for norm, mean_part, variance_part in parts:
-                norm._update_statistics(mean_part, variance_part, len(rows))
+                norm._update_statistics(mean_part, variance_part, rows.shape[1])
         else:
             rows.sub_(torch.cat([norm.running_mean for norm in norms]))
-            variance = torch.cat([norm.running_var for norm in norms])
-        rows.mul_(variance.add_(norms[0].eps).rsqrt_())
+            variance = torch.cat([norm.running_var for norm in norms])[None]
+        rows.mul_(variance.add_(norms[0].eps).rsqrt_()[:, None])
 
-    def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> None:
+    def _update_statistics(self, means: torch.Tensor, variances: torch.Tensor, pixels: int) -> None:
+        """Takes in each chunk's mean and variance, (chunks, C) both, one chunk after the other."""
         if BatchNorm.frozen:
             return
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
+        self.num_batches_tracked.add_(len(means))
         unbiased = pixels / max(1, pixels - 1)
-        self.running_var.mul_(1 - self.momentum).add_(variance, alpha=self.momentum * unbiased)
+        for mean, variance in zip(means, variances, strict=True):
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.mul_(1 - self.momentum).add_(variance, alpha=self.momentum * unbiased)
 
 
 @contextmanager
@@ -150,3 +168,13 @@ def frozen_statistics() -> Iterator[None]:
         yield
     finally:
         BatchNorm.frozen = before
+
+
+@contextmanager
+def side_by_side(chunks: int) -> Iterator[None]:
+    """Within, what a training BN normalises holds so many micro-batches of one size, each of statistics of its own."""
+    before, BatchNorm.chunks = BatchNorm.chunks, chunks
+    try:
+        yield
+    finally:
+        BatchNorm.chunks = before

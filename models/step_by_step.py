@@ -12,13 +12,17 @@ in the first cell the gradients of its nodes, one input, its gradient, and the a
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-from models.batch_norm import channel_means, frozen_statistics, normalisation_gradient
+from models.batch_norm import channel_means, frozen_statistics, normalisation_gradient, side_by_side
 from models.search_cell import Mixture, Run, convolve_states
-from models.supernet import STEM, Supernet, pooled
+from models.supernet import STEM, Supernet, SupernetSettings, pooled
+
+# Numbers of a micro-batch's state, at the size of the images, up to which two go forward side by side.
+SMALL = 70_000
 
 
 def step_by_step_backward(
@@ -48,19 +52,89 @@ def step_by_step_backward(
     Raises:
         ValueError: the candidates see a part of the channels, and this does not know what passes by them.
     """
+    chunk = Chunk(images, mixtures, criterion, keep)
+    return backward_of_chunks(supernet, [chunk], of_weights=of_weights, keep_inputs=keep_inputs)[0]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A micro-batch and its loss: see :func:`step_by_step_backward`."""
+
+    images: torch.Tensor
+    mixtures: dict[str, Mixture]
+    criterion: Callable[[torch.Tensor], torch.Tensor]
+    keep: torch.Tensor | None = None
+
+
+def goes_side_by_side(network: SupernetSettings, images: int, size: tuple[int, int]) -> bool:
+    """Whether :func:`backward_of_chunks` is faster with two micro-batches of so many images of ``size`` (H, W)."""
+    return images * network.init_channels * size[0] * size[1] <= SMALL
+
+
+def backward_of_chunks(
+    supernet: Supernet, chunks: list[Chunk], *, of_weights: bool, keep_inputs: bool
+) -> list[torch.Tensor]:
+    """:func:`step_by_step_backward` of one micro-batch after the other, but for the forward pass: that is one for all.
+
+    On small maps a call takes longer than its sums, and one forward pass of two micro-batches much less than two; what
+    both keep is in memory at once. BN normalises each by its own statistics.
+
+    Args:
+        chunks: of one size, and their mixtures of the same values.
+
+    Returns:
+        The loss of each.
+
+    Raises:
+        ValueError: the candidates see a part of the channels, and this does not know what passes by them.
+    """
     if supernet.settings.partial_channels > 1:
         raise ValueError("step-by-step back-propagation does not know partial channels")
-    return _Pass(supernet, images, mixtures, keep, of_weights, keep_inputs).run(criterion)
+    passes = [_Pass(supernet, chunk, of_weights, keep_inputs) for chunk in chunks]
+    with torch.no_grad(), side_by_side(len(chunks)):
+        features = _forward(passes)
+    losses = []
+    for chunk, own_features in zip(chunks, features, strict=True):
+        losses.append(passes.pop(0).backward(own_features, chunk.criterion))
+    return losses
+
+
+def _forward(passes: list["_Pass"]) -> list[torch.Tensor]:
+    """Runs the chunks of the passes as one, and gives each pass its part of what is kept; returns each one's features.
+
+    A pass keeps a part of a tensor that they all share.
+    """
+    first, number = passes[0], len(passes)
+    supernet = first.supernet
+    keep = None
+    if first.keep is not None:
+        keep = torch.cat([one.keep for one in passes], dim=-1)
+    states = supernet.stem_states(first.images if number == 1 else torch.cat([one.images for one in passes]))
+    inputs = [[None, None] for _ in supernet.cells]
+    for layer, cell in enumerate(supernet.cells):
+        readers = supernet.readers(layer - 1)
+        for (reader, side), (x, scale) in zip(readers, first.read(readers, states), strict=True):
+            inputs[reader][side] = x
+            if first.keep_inputs:
+                parts = zip(passes, x.chunk(number), scale.expand(number, -1), strict=True)
+                for one, own, own_scale in parts:
+                    one.inputs[reader][side] = own, own_scale
+        del states, x
+        states = cell(*inputs[layer], first.mixture(layer), None if keep is None else keep[layer])
+        inputs[layer] = None
+        for one, *own in zip(passes, *(state.chunk(number) for state in states), strict=True):
+            one.nodes[layer] = own
+    return list(pooled(states).chunk(number))
 
 
 class _Pass:
-    """One forward and backward pass, and what is kept between the two."""
+    """The backward pass of one chunk, and what the forward pass kept for it."""
 
-    def __init__(self, supernet, images, mixtures, keep, of_weights, keep_inputs):
+    def __init__(self, supernet: Supernet, chunk: Chunk, of_weights: bool, keep_inputs: bool):
         self.supernet = supernet
-        self.images = images.contiguous(memory_format=torch.channels_last)
-        self.mixtures = mixtures
-        self.keep = keep
+        self.images = chunk.images.contiguous(memory_format=torch.channels_last)
+        self.mixtures = chunk.mixtures
+        self.keep = chunk.keep
         self.of_weights = of_weights
         self.keep_inputs = keep_inputs
         layers = range(len(supernet.cells))
@@ -70,15 +144,14 @@ class _Pass:
         self.input_gradients = [[None, None] for _ in layers]
         self.coefficient_gradients = {
             cell_type: torch.zeros_like(mixture.coefficients)
-            for cell_type, mixture in mixtures.items()
+            for cell_type, mixture in self.mixtures.items()
             if mixture.coefficients.requires_grad
         }
         self.mixed: set[str] = set()  # the cell types with a candidate that got a gradient
 
-    def run(self, criterion) -> torch.Tensor:
-        with torch.no_grad():
-            features = self._forward()
-        features.requires_grad_()
+    def backward(self, features: torch.Tensor, criterion) -> torch.Tensor:
+        """From the features (N, S) in front of the head down to the stem; returns the loss."""
+        features = features.detach().requires_grad_()
         loss = criterion(self.supernet.head(features))
         head = list(self.supernet.head.parameters()) if self.of_weights else []
         loss.backward(inputs=[features, *head])
@@ -87,20 +160,6 @@ class _Pass:
         for cell_type in self.mixed & self.coefficient_gradients.keys():
             self.mixtures[cell_type].coefficients.backward(self.coefficient_gradients[cell_type])
         return loss.detach()
-
-    def _forward(self) -> torch.Tensor:
-        states = self.supernet.stem_states(self.images)
-        for layer, cell in enumerate(self.supernet.cells):
-            readers = self.supernet.readers(layer - 1)
-            for (reader, side), read in zip(readers, self._read(readers, states), strict=True):
-                self.inputs[reader][side] = read
-            del states, read
-            older, newer = (state for state, _ in self.inputs[layer])
-            if not self.keep_inputs:
-                self.inputs[layer] = [None, None]
-            states = self.nodes[layer] = cell(older, newer, self._mixture(layer), self._keep(layer))
-            del older, newer
-        return pooled(states)
 
     def _backward(self, feature_gradient: torch.Tensor) -> None:
         last = len(self.supernet.cells) - 1
@@ -112,7 +171,7 @@ class _Pass:
         if self.of_weights:
             self._output_gradients(STEM)
 
-    def _mixture(self, layer: int) -> Mixture:
+    def mixture(self, layer: int) -> Mixture:
         return self.mixtures[self.supernet.settings.cell_type(layer)]
 
     def _keep(self, layer: int) -> torch.Tensor | None:
@@ -120,7 +179,7 @@ class _Pass:
 
     # --- Between cells: an output and those that read it -------------------------------------------------------------
 
-    def _read(self, readers: list[tuple[int, int]], states: Iterable[torch.Tensor]) -> list[tuple]:
+    def read(self, readers: list[tuple[int, int]], states: Iterable[torch.Tensor]) -> list[tuple]:
         """What the inputs ``readers`` make of an output's states: each the new state and the scale of its BN."""
         inputs = [self.supernet.cells[cell].inputs[side] for cell, side in readers]
         convolved = convolve_states(inputs, states)
@@ -132,7 +191,7 @@ class _Pass:
             return self.inputs[layer][side]
         output = self.supernet.output_read_by(layer, side)
         states = self.nodes[output] if output > STEM else map(self._stem_state, range(self.supernet.settings.nodes))
-        return self._read([(layer, side)], states)[0]
+        return self.read([(layer, side)], states)[0]
 
     def _stem_state(self, index: int) -> torch.Tensor:
         """One of the states of :meth:`Supernet.stem_states`, computed without the others."""
@@ -203,7 +262,7 @@ class _Pass:
         self, layer: int, index: int, state: torch.Tensor, gradients: list[torch.Tensor], means: dict, wanted: bool
     ) -> torch.Tensor | None:
         """Takes the gradients of what leaves a state; returns that of the state if ``wanted`` (and if there is one)."""
-        mixture = self._mixture(layer)
+        mixture = self.mixture(layer)
         runs = [run for run in self.supernet.cells[layer].sources[index].runs(mixture) if run.trained_edges(mixture)]
         total = None
 
@@ -234,7 +293,7 @@ class _Pass:
         Args:
             gradients: those of the nodes. means: their channel means, as far as they were needed yet.
         """
-        mixture, keep = self._mixture(layer), self._keep(layer)
+        mixture, keep = self.mixture(layer), self._keep(layer)
         cell_type = self.supernet.settings.cell_type(layer)
         of_coefficients = self.coefficient_gradients.get(cell_type)
         parameters = list(run.operation.parameters()) if self.of_weights else []

@@ -6,6 +6,7 @@ A step is run on tensors without storage (PyTorch's FakeTensorMode), under the s
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -17,7 +18,16 @@ from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.build import build_supernet
 from search_space.selection import EXPLORE, HISTORY, Selector
-from search_space.task_search import ORDINARY, Batch, SearchSettings, TaskSearch, batches, chunk_count, query_batches
+from search_space.task_search import (
+    ORDINARY,
+    Batch,
+    SearchSettings,
+    TaskSearch,
+    batches,
+    chunk_count,
+    chunk_groups,
+    query_batches,
+)
 from utils.errors import BudgetError
 from utils.memory import MIB, LiveTensorBytes
 
@@ -153,8 +163,8 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
         sizes = [sum(supernet.get_parameter(name).numel() for name in names) for names in trained]
         heaviest = sizes.index(max(sizes))
     with_gradient = trained[heaviest]
-    chunk = largest_chunk(task, settings)
-    search = _PlannedSearch(supernet, architecture, replace(settings, batch_size=chunk, split_num=1), 0, "plan", 0)
+    groups = list(_largest_groups(network, task, settings).values())
+    search = _PlannedSearch(supernet, architecture, settings, 0, "plan", 0)
     search.planned = drawn[heaviest]
     test_images, test_batch = task.test_images(settings), task.test_batch(settings)
     kept = task.images_in_testing(settings)
@@ -169,20 +179,25 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
         optimizer.zero_grad()
         states = [tensor for state in optimizer.state.values() for tensor in state.values()]
         with LiveTensorBytes(search.resident(), [images, labels, *states]) as adapting:
-            if settings.architecture_epochs > 0:
-                batch = Batch(images, labels, torch.arange(chunk))
-                search.gradient_of_step(batch, batch, optimizer, EVERYTHING, None)
-            if chunk < min(settings.batch_size, len(labels)):
-                _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
-            search.weight_gradient(images, labels, torch.arange(chunk), EVERYTHING, None)
-            optimizer.step()
-            optimizer.zero_grad()
+            for group in groups:
+                number = sum(group)
+                search.settings = replace(settings, batch_size=number, split_num=len(group))
+                if settings.architecture_epochs > 0:
+                    batch = Batch(images, labels, torch.arange(number))
+                    search.gradient_of_step(batch, batch, optimizer, EVERYTHING, None)
+                if number < min(settings.batch_size, len(labels)):
+                    _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
+                search.weight_gradient(images, labels, torch.arange(number), EVERYTHING, None)
+                optimizer.step()
+                optimizer.zero_grad()
         del optimizer, states
         queries, query_labels = _images(test_images, task.shape)
         images = images[:kept].clone()
         with torch.no_grad(), LiveTensorBytes(search.resident(), [images, queries, query_labels]) as testing:
             mixtures = search.mixtures()
             if kept and not settings.transductive:
+                chunk = largest_chunk(task, settings)
+                search.settings = replace(settings, batch_size=chunk, split_num=1)
                 search.average_batch_statistics(images[:chunk], mixtures)
             supernet.train(settings.transductive)
             supernet(queries[torch.arange(test_batch)], mixtures)
@@ -191,10 +206,23 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
     return Prediction(adapting.peak / MIB, testing.peak / MIB, breakdown, (line, size / MIB))
 
 
+def _largest_groups(network: SupernetSettings, task: Size, settings: SearchSettings) -> dict[int, list[int]]:
+    """The sizes of the micro-batches that go forward side by side: of the largest group of one, and of two."""
+    largest = {}
+    for size in set(task.batch_sizes(settings)):
+        for group in chunk_groups(torch.arange(size), settings, network, task.shape[1:]):
+            sizes = list(map(len, group))
+            largest[len(sizes)] = max(largest.get(len(sizes), [0]), sizes)
+    return largest
+
+
 def options(
-    task: Size, settings: SearchSettings, schedules: tuple[str, ...], split_num: int | None
+    network: SupernetSettings, task: Size, settings: SearchSettings, schedules: tuple[str, ...], split_num: int | None
 ) -> list[list[SearchSettings]]:
-    """The ways a search can be run: for each schedule from the largest micro-batch to one of three images.
+    """The ways a search can be run, in lists of ever less memory, from the one to be preferred.
+
+    For each schedule they go from the largest micro-batch to one of three images; those that go forward side by side
+    are a list of their own, as they begin with more memory again.
 
     Args:
         schedules: from the fastest.
@@ -206,7 +234,10 @@ def options(
     for split_num in range(1, max(1, settings.batch_size // SMALLEST_CHUNK) + 1):
         way = replace(settings, split_num=split_num, smallest_chunk=SMALLEST_CHUNK)
         by_chunk.setdefault(largest_chunk(task, way), way)
-    return [[replace(way, schedule=schedule) for way in by_chunk.values()] for schedule in schedules]
+    ways = [replace(way, schedule=schedule) for schedule in schedules for way in by_chunk.values()]
+    return [
+        list(alike) for _, alike in groupby(ways, lambda way: (way.schedule, max(_largest_groups(network, task, way))))
+    ]
 
 
 def plan(
@@ -224,9 +255,9 @@ def plan(
             predictions[way] = predict(network, task, way)
         return predictions[way].peak_mib <= budget_mib
 
-    for of_schedule in ways:
-        if fits(of_schedule[-1]):
-            way = of_schedule[bisect_left(of_schedule, True, key=fits)]
+    for alike in ways:
+        if fits(alike[-1]):
+            way = alike[bisect_left(alike, True, key=fits)]
             return way, predictions[way]
     least = min(predictions.values(), key=lambda prediction: prediction.peak_mib)
     remedy = ""

@@ -219,5 +219,5 @@ def choose_settings(
         schedules = (ORDINARY,)
     settings = settings_of(args.search, shared, args.sampleno, bool(args.alpha_expect), bool(args.beta_sampling))
     if args.memory_budget is not None:
-        return plan(network, size, options(size, settings, schedules, args.split_num), args.memory_budget)
+        return plan(network, size, options(network, size, settings, schedules, args.split_num), args.memory_budget)
     return settings, predict(network, size, settings) if args.dry_run else None

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm
 from models.search_cell import Mixture
-from models.step_by_step import step_by_step_backward
-from models.supernet import Supernet
+from models.step_by_step import Chunk, backward_of_chunks, goes_side_by_side
+from models.supernet import Supernet, SupernetSettings
 from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.normalizers import Normalizer
@@ -132,6 +132,31 @@ def query_batches(labels: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
 def chunks(batch: torch.Tensor, split_num: int, smallest: int = 2) -> tuple[torch.Tensor, ...]:
     """Splits a batch into micro-batches whose sizes differ by one at most; see :func:`chunk_count`."""
     return batch.tensor_split(chunk_count(len(batch), split_num, smallest))
+
+
+def chunk_groups(
+    batch: torch.Tensor, settings: SearchSettings, network: SupernetSettings, size: tuple[int, int]
+) -> list[list[torch.Tensor]]:
+    """The micro-batches of a batch of images of ``size``, in groups: two in one go forward side by side."""
+    parts, groups = list(chunks(batch, settings.split_num, settings.smallest_chunk)), []
+    while parts:
+        alike = len(parts) > 1 and len(parts[0]) == len(parts[1])
+        two = alike and settings.schedule == FASTEST and goes_side_by_side(network, len(parts[0]), size)
+        groups.append(parts[: 1 + two])
+        del parts[: 1 + two]
+    return groups
+
+
+class _Criterion:
+    """A micro-batch's share of its batch's loss; remembers ``right``, its share of what was classified rightly."""
+
+    def __init__(self, labels: torch.Tensor, share: float):
+        self._labels = labels
+        self._share = share
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        self.right = (logits.detach().argmax(1) == self._labels).float().mean() * self._share
+        return F.cross_entropy(logits, self._labels) * self._share
 
 
 class TaskSearch:
@@ -265,49 +290,53 @@ class TaskSearch:
 
         Returns (2,): the batch's loss and the share of it that was classified rightly.
         """
-        total = torch.zeros(2, device=images.device)
-        for chunk in self._chunks(batch):
-            mixtures = self.mixtures(choice, noise)
-            total += self._backward(images[chunk], labels[chunk], mixtures, len(chunk) / len(batch), of_weights)
-        return total
+        return self._gradient(images, labels, batch, lambda: self.mixtures(choice, noise), of_weights)
 
     def weight_gradient(self, images, labels, batch, choice: Choice, noise: Noise) -> torch.Tensor:
         """Returns (2,): the batch's loss and the share of it that was classified rightly."""
         with torch.no_grad():
             mixtures = self.mixtures(choice, noise)
-        total = torch.zeros(2, device=images.device)
-        for chunk in self._chunks(batch):
-            total += self._backward(images[chunk], labels[chunk], mixtures, len(chunk) / len(batch), of_weights=True)
-        return total
+        return self._gradient(images, labels, batch, lambda: mixtures, of_weights=True)
 
-    def _backward(self, images, labels, mixtures: dict[str, Mixture], share: float, of_weights: bool) -> torch.Tensor:
-        """Adds a micro-batch's gradient: that of the weights, and that of alpha and beta where the mixtures have one.
+    def _gradient(
+        self, images, labels, batch, mixtures: Callable[[], dict[str, Mixture]], of_weights: bool
+    ) -> torch.Tensor:
+        """Adds a batch's gradient: that of the weights, and that of alpha and beta where the mixtures have one.
 
-        Returns (2,): its ``share`` of the batch's loss and of its right answers.
+        Args:
+            mixtures: makes those of a micro-batch.
+
+        Returns (2,): the batch's loss and the share of it that was classified rightly.
         """
         if not self.supernet.training:  # it walks over a thousand modules
             self.supernet.train()
-        keep = None
-        if self.settings.drop_path_prob > 0:
-            keep = self.supernet.draw_drop_path(len(labels), self.settings.drop_path_prob, self._drop_path_draws)
+        total = torch.zeros(2, device=images.device)
+        for parts in chunk_groups(batch, self.settings, self.supernet.settings, images.shape[2:]):
+            criteria = [_Criterion(labels[part], len(part) / len(batch)) for part in parts]
+            group = [
+                Chunk(images[part], mixtures(), criterion, self._draw_keep(len(part)))
+                for part, criterion in zip(parts, criteria, strict=True)
+            ]
+            losses = self._backward(group, of_weights)
+            for loss, criterion in zip(losses, criteria, strict=True):
+                total += torch.stack([loss, criterion.right])
+        return total
 
-        right = None
+    def _draw_keep(self, images: int) -> torch.Tensor | None:
+        """A micro-batch's drop-path factors."""
+        if self.settings.drop_path_prob == 0:
+            return None
+        return self.supernet.draw_drop_path(images, self.settings.drop_path_prob, self._drop_path_draws)
 
-        def criterion(logits: torch.Tensor) -> torch.Tensor:
-            nonlocal right
-            right = (logits.detach().argmax(1) == labels).float().mean() * share
-            return F.cross_entropy(logits, labels) * share
-
-        if self.settings.schedule == ORDINARY:
-            loss = criterion(self.supernet(images, mixtures, keep))
-            loss.backward(inputs=None if of_weights else list(self.architecture.parameters()))
-            loss = loss.detach()
-        else:
+    def _backward(self, group: list[Chunk], of_weights: bool) -> list[torch.Tensor]:
+        """Adds the gradient of micro-batches; returns the loss of each."""
+        if self.settings.schedule != ORDINARY:
             keep_inputs = self.settings.schedule == FASTEST
-            loss = step_by_step_backward(
-                self.supernet, images, mixtures, criterion, keep, of_weights=of_weights, keep_inputs=keep_inputs
-            )
-        return torch.stack([loss, right])
+            return backward_of_chunks(self.supernet, group, of_weights=of_weights, keep_inputs=keep_inputs)
+        (chunk,) = group
+        loss = chunk.criterion(self.supernet(chunk.images, chunk.mixtures, chunk.keep))
+        loss.backward(inputs=None if of_weights else list(self.architecture.parameters()))
+        return [loss.detach()]
 
     def mixtures(self, choice: Choice = EVERYTHING, noise: Noise = None) -> dict[str, Mixture]:
         return self.architecture.mixtures(self.normalizer, self.settings.prune_threshold, choice, noise)

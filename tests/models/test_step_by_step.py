@@ -14,7 +14,7 @@ from models import merged_candidates
 from models.batch_norm import BatchNorm
 from models.operations import POOLS, weighted_operation
 from models.search_cell import OLDER, Mixture, SearchCell
-from models.step_by_step import step_by_step_backward
+from models.step_by_step import Chunk, backward_of_chunks, step_by_step_backward
 from search_space.architecture import EVERYTHING, Choice, input_pairs
 from search_space.normalizers import AnnealedNormalizer
 from search_space.primitives import FEW_SHOT, FULL_TASK
@@ -104,6 +104,30 @@ class Problem:
         )
         return self.result(loss)
 
+    def in_chunks(self, number: int) -> list[Chunk]:
+        """The batch in micro-batches of one size, with mixtures of their own."""
+
+        def criterion_of(labels: torch.Tensor):
+            return lambda logits: F.cross_entropy(logits, labels)
+
+        keeps = [None] * number if self.keep is None else self.keep.chunk(number, dim=-1)
+        parts = zip(self.images.chunk(number), self.labels.chunk(number), keeps, strict=True)
+        return [Chunk(images, self.mixtures(), criterion_of(labels), keep) for images, labels, keep in parts]
+
+    def ordinary_one_by_one(self, number: int, of_weights: bool) -> Result:
+        self.start()
+        losses = []
+        for chunk in self.in_chunks(number):
+            losses.append(chunk.criterion(self.supernet(chunk.images, chunk.mixtures, chunk.keep)))
+            losses[-1].backward(inputs=None if of_weights else list(self.architecture.parameters()))
+        return self.result(torch.stack(losses))
+
+    def side_by_side(self, number: int, of_weights: bool, keep_inputs: bool) -> Result:
+        self.start()
+        chunks = self.in_chunks(number)
+        losses = backward_of_chunks(self.supernet, chunks, of_weights=of_weights, keep_inputs=keep_inputs)
+        return self.result(torch.stack(losses))
+
     def start(self) -> None:
         """Without gradients, and with the buffers of the beginning."""
         self.supernet.load_state_dict(self.initial_buffers, strict=False)
@@ -136,6 +160,32 @@ def assert_same(actual: Result, expected: Result) -> None:
 def only(few: dict[str, set[int]], nodes: int = 2) -> Choice:
     """The same candidates on every edge of a cell type."""
     return Choice({kind: [few[kind] for _ in edges_of(nodes)] for kind in TYPES})
+
+
+# --- Micro-batches side by side -------------------------------------------------------------------------------------
+
+
+@of_weights_or_not
+@with_and_without_inputs
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        {},
+        {"drop_path": True},
+        {"training": False},
+        {"threshold": 0.1, "choice": only({kind: {2, 3} for kind in TYPES})},
+        {"dtype": torch.float32, "size": (5, 8)},
+        {"nodes": 3, "layers": 4, "init_channels": 4},
+    ],
+    ids=["plain", "drop-path", "eval", "pruned and chosen", "float32", "deeper"],
+)
+def test_chunks_side_by_side_are_each_as_by_itself(problem, number, keep_inputs, of_weights):
+    """Gradients, losses, and BN's running statistics, which take in one chunk after the other."""
+    problem = Problem(images=6, **problem)
+    expected = problem.ordinary_one_by_one(number, of_weights)
+    assert_same(problem.side_by_side(number, of_weights, keep_inputs), expected)
+    assert BatchNorm.chunks == 1
 
 
 # --- Random nets ----------------------------------------------------------------------------------------------------

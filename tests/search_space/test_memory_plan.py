@@ -33,6 +33,8 @@ DRAWING = SupernetSettings(
 )
 PHOTO = replace(DRAWING, in_channels=3, init_channels=8, layers=2, nodes=2, reduction_layers=(1,))
 SHALLOW = replace(DRAWING, layers=2, reduction_layers=(1,))
+WIDE = replace(DRAWING, init_channels=64)  # no two micro-batches go forward side by side
+MEDIUM = replace(DRAWING, init_channels=16)  # those of up to five images do
 SHAPES = {DRAWING: (1, 28, 28), PHOTO: (3, 20, 20), SHALLOW: (1, 28, 28)}
 SETTINGS = SearchSettings(epochs=1, architecture_epochs=1, batch_size=7, w_lr=0.01, alpha_lr=0.01)
 SELECTION = {"sampleno": 2, "beta_sampling": True}
@@ -138,7 +140,7 @@ def test_weights_alone_need_no_pass_of_the_architecture():
 @pytest.mark.parametrize(("shots", "batch_size"), [(5, 15), (5, 10), (4, 7), (1, 15), (1, 2), (3, 4), (15, 20)])
 def test_options_go_from_the_largest_micro_batch_to_the_smallest(shots, batch_size):
     task, settings = TaskSize(5, shots, 1, (1, 28, 28)), replace(SETTINGS, batch_size=batch_size)
-    ways = options(task, settings, (FASTEST, LEANEST), None)
+    ways = options(WIDE, task, settings, (FASTEST, LEANEST), None)
     assert [[way.schedule for way in of_schedule] for of_schedule in ways] == [
         [schedule] * len(ways[0]) for schedule in (FASTEST, LEANEST)
     ]
@@ -158,11 +160,19 @@ def test_options_go_from_the_largest_micro_batch_to_the_smallest(shots, batch_si
     assert set(sizes) == every
 
 
+def test_options_that_go_side_by_side_are_a_list_of_their_own():
+    task, settings = TaskSize(5, 8, 1, (1, 28, 28)), replace(SETTINGS, batch_size=20)
+    ways = options(MEDIUM, task, settings, (FASTEST, LEANEST), None)
+    sizes = [[largest_chunk(task, way) for way in alike] for alike in ways]
+    assert sizes == [[20, 10, 7], [5, 4], [20, 10, 7, 5, 4]]  # six micro-batches are of four and three
+    assert [way.schedule for alike in ways for way in alike] == [FASTEST] * 5 + [LEANEST] * 5
+
+
 def test_options_leave_a_given_split_num_alone():
     settings = replace(SETTINGS, split_num=5)
-    ways = options(task_of(DRAWING), settings, (FASTEST, LEANEST), 5)
+    ways = options(DRAWING, task_of(DRAWING), settings, (FASTEST, LEANEST), 5)
     assert ways == [[replace(settings, schedule=FASTEST)], [replace(settings, schedule=LEANEST)]]
-    (batch,) = options(task_of(DRAWING), settings, (LEANEST,), 5)[0]
+    (batch,) = options(DRAWING, task_of(DRAWING), settings, (LEANEST,), 5)[0]
     assert largest_chunk(task_of(DRAWING), batch) == 3  # 7 images are three parts: with this flag pairs are allowed
     assert min(len(chunk) for chunk in chunks(torch.arange(7), batch.split_num, batch.smallest_chunk)) == 2
 
@@ -211,15 +221,18 @@ def test_prediction_is_what_an_epoch_of_a_full_task_takes(schedule, selection, s
 # --- Choosing one ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def table(monkeypatch) -> SimpleNamespace:
-    """A made-up prediction for each way of 20 images: of a micro-batch 10 + b MiB fastest, 2 + b leanest."""
+@pytest.fixture(params=[WIDE, MEDIUM], ids=["one by one", "side by side"])
+def table(monkeypatch, request) -> SimpleNamespace:
+    """A made-up prediction of each way: 10 MiB fastest or 2 leanest, and one an image that goes forward at once."""
     task, settings = TaskSize(5, 8, 1, (1, 28, 28)), replace(SETTINGS, batch_size=20)
-    ways = options(task, settings, (FASTEST, LEANEST), None)
+    ways = options(request.param, task, settings, (FASTEST, LEANEST), None)
     asked = []
 
     def peak(way: SearchSettings) -> float:
-        return largest_chunk(task, way) + (10 if way.schedule == FASTEST else 2)
+        images = largest_chunk(task, way)
+        if way.schedule == LEANEST:
+            return images + 2
+        return 10 + images * (2 if request.param == MEDIUM and images <= 5 else 1)
 
     def made_up(network, task, way) -> Prediction:
         asked.append(way)
@@ -230,7 +243,7 @@ def table(monkeypatch) -> SimpleNamespace:
 
 
 def test_plan_takes_the_first_schedule_that_fits_and_its_largest_micro_batch(table):
-    every = [way for of_schedule in table.ways for way in of_schedule]
+    every = [way for alike in table.ways for way in alike]
     chosen = set()
     for budget in range(40, 4, -1):
         for part in (0.0, 0.5):
@@ -242,10 +255,11 @@ def test_plan_takes_the_first_schedule_that_fits_and_its_largest_micro_batch(tab
             assert way == fitting[0]
             assert prediction.peak_mib == table.peak(way)
             assert len(table.asked) == len(set(table.asked))
-            assert len(table.asked) <= 5  # a prediction takes seconds
+            assert len(table.asked) <= 5 + (len(table.ways) > 2)  # a prediction takes seconds
             chosen.add(way)
-    # Every fastest way, and those leanest ones that need less than all of them.
-    assert chosen == {*table.ways[0], *(way for way in table.ways[1] if table.peak(way) < 14)}
+    # Every way that needs less than all of those before it.
+    before = [[table.peak(earlier) for earlier in every[:place]] for place in range(len(every))]
+    assert chosen == {way for way, peaks in zip(every, before, strict=True) if table.peak(way) < min(peaks, default=99)}
 
 
 def test_plan_names_the_smallest_budget(table):
@@ -253,7 +267,7 @@ def test_plan_names_the_smallest_budget(table):
     with pytest.raises(InputError, match=rf"--memory_budget 1.5 MiB .* {least:g} MiB\.$"):
         plan(DRAWING, table.task, table.ways, 1.5)
     way, _ = plan(DRAWING, table.task, table.ways, least)
-    assert way == table.ways[1][-1]
+    assert way == table.ways[-1][-1]
 
 
 def smallest_budget(text: str) -> float:
@@ -269,7 +283,7 @@ def remembered(monkeypatch) -> None:
 @pytest.mark.usefixtures("remembered")
 def test_plan_refuses_what_cannot_be_done_and_what_it_names_can():
     task = task_of(DRAWING)
-    ways = options(task, replace(SETTINGS, **SELECTION), (FASTEST, LEANEST), None)
+    ways = options(DRAWING, task, replace(SETTINGS, **SELECTION), (FASTEST, LEANEST), None)
     with pytest.raises(InputError) as refusal:
         plan(DRAWING, task, ways, 0.1)
     text = str(refusal.value)
@@ -289,7 +303,7 @@ def test_plan_refuses_what_cannot_be_done_and_what_it_names_can():
 def test_transductive_testing_that_needs_the_most_is_said_to_be_the_reason():
     task = task_of(SHALLOW)
     transductive, inductive = (  # of six images, in chunks of three at least
-        options(task, replace(SETTINGS, batch_size=6, transductive=value, **SELECTION), (LEANEST,), None)
+        options(SHALLOW, task, replace(SETTINGS, batch_size=6, transductive=value, **SELECTION), (LEANEST,), None)
         for value in (True, False)
     )
     with pytest.raises(InputError) as refusal:
