@@ -100,10 +100,7 @@ def backward_of_chunks(
 
 
 def _forward(passes: list["_Pass"]) -> list[torch.Tensor]:
-    """Runs the chunks of the passes as one, and gives each pass its part of what is kept; returns each one's features.
-
-    A pass keeps a part of a tensor that they all share.
-    """
+    """Runs the chunks of the passes as one, and gives each pass what it keeps; returns the features of each."""
     first, number = passes[0], len(passes)
     supernet = first.supernet
     keep = None
@@ -113,18 +110,27 @@ def _forward(passes: list["_Pass"]) -> list[torch.Tensor]:
     inputs = [[None, None] for _ in supernet.cells]
     for layer, cell in enumerate(supernet.cells):
         readers = supernet.readers(layer - 1)
-        for (reader, side), (x, scale) in zip(readers, first.read(readers, states), strict=True):
-            inputs[reader][side] = x
+        for (reader, side), read in zip(readers, first.read(readers, states), strict=True):
+            inputs[reader][side] = read
+        del states, read
+        older, newer = (x for x, _ in inputs[layer])
+        states = cell(older, newer, first.mixture(layer), None if keep is None else keep[layer])
+        del older, newer
+        for side in range(2):
+            x, scale = inputs[layer][side]
             if first.keep_inputs:
-                parts = zip(passes, x.chunk(number), scale.expand(number, -1), strict=True)
-                for one, own, own_scale in parts:
-                    one.inputs[reader][side] = own, own_scale
-        del states, x
-        states = cell(*inputs[layer], first.mixture(layer), None if keep is None else keep[layer])
-        inputs[layer] = None
-        for one, *own in zip(passes, *(state.chunk(number) for state in states), strict=True):
+                for one, own, own_scale in zip(passes, _parts(x, number), scale.expand(number, -1), strict=True):
+                    one.inputs[layer][side] = own, own_scale
+            del x
+            inputs[layer][side] = None
+        for one, *own in zip(passes, *(_parts(state, number) for state in states), strict=True):
             one.nodes[layer] = own
     return list(pooled(states).chunk(number))
+
+
+def _parts(x: torch.Tensor, number: int) -> list[torch.Tensor]:
+    """Those of each chunk, in memory of their own: a pass that is done with its part frees it."""
+    return [x] if number == 1 else [part.clone() for part in x.chunk(number)]
 
 
 class _Pass:
