@@ -81,7 +81,7 @@ def parse_args():
         type=switch,
         default=0,
         help="1: tasks side by side run what torch.compile makes of their passes, after minutes of compiling: on a GPU "
-        "CUDA graphs; on a CPU it gains nothing",
+        "CUDA graphs; on a CPU compiling takes longer than it saves",
     )
     group.add_argument("--w_meta_lr", type=real(0), help="step of the first fold for weights (default: the preset's)")
     group.add_argument("--a_meta_lr", type=real(0), help="that for alpha and beta (default: the preset's)")

@@ -18,11 +18,13 @@ from utils.tables.text import (
 
 TITLE = "Few-shot accuracy"
 COMMANDS = """\
-omniglot='--dataset omniglot --meta_cell checkpoints/omniglot.pt --normalizer_temp_anneal_mode none'
-for task in '5 1 10 10' '5 5 10 10' '20 1 20 20' '20 5 20 10'; do  # ways, shots, batch, epochs
+omniglot='--dataset omniglot --normalizer_temp_anneal_mode none --seed 22'
+# ways, shots, batch, epochs, learning rate, meta-cell
+for task in '5 1 10 10 0.002 omniglot' '5 5 10 10 0.002 omniglot' \\
+    '20 1 20 20 0.005 omniglot_20way' '20 5 20 10 0.005 omniglot_20way'; do
     set -- $task
-    python -m utils.compare --methods full onnas $omniglot --w_lr 0.002 --seed 22 --n $1 --k $2 --q 15 \\
-        --batch_size $3 --test_task_train_steps $4 --eval_epochs 200 \\
+    python -m utils.compare --methods full onnas $omniglot --meta_cell checkpoints/$6.pt --n $1 --k $2 --q 15 \\
+        --batch_size $3 --test_task_train_steps $4 --w_lr $5 --eval_epochs 200 \\
         --flags full ' --step_by_step 0' --flags onnas ' --split_num 2' --path runs/few_shot/$1way_$2shot
 done
 ./tfml.sh --path runs/tfml  # makes the meta-cell of miniImageNet
