@@ -9,6 +9,7 @@ back-propagation; here what flows through the skip from cell c-2 is part of it).
 What is left at the peak must be there: the network, its gradients of the batch so far and Adam's second moment (the
 first is the gradient itself, as beta1 = 0); the support images; the states of the nodes that the cells to come read;
 in the first cell the gradients of its nodes, one input, its gradient, and the activations of the widest candidate.
+Where two micro-batches went forward side by side, what the second keeps waits for it meanwhile.
 """
 
 from collections.abc import Callable, Iterable

@@ -85,8 +85,8 @@ def add_onnas_flags(parser: ArgumentParser, datasets: Datasets) -> None:
     group.add_argument(
         "--schedule",
         choices=(FASTEST, LEANEST),
-        help="step by step: fastest keeps each cell's two inputs, leanest computes them again "
-        "(default: fastest, or the budget's)",
+        help="step by step: fastest keeps each cell's two inputs, and takes two small micro-batches forward at once; "
+        "leanest computes them again, one by one (default: fastest, or the budget's)",
     )
     group.add_argument(
         "--memory_budget",
