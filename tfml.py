@@ -128,6 +128,8 @@ def parse_args():
     if args.tasks_at_once is None:
         # Of large images a task by itself fills the caches, and takes gigabytes.
         args.tasks_at_once = 5 if max(INPUT_SHAPES[args.dataset][1:]) <= 32 else 1
+    if args.compile and (args.tasks_at_once == 1 or args.partial_channels > 1):
+        parser.error("argument --compile: 1 is for tasks side by side: --tasks_at_once 2 or more, --partial_channels 1")
     if args.reduction_layers is None:
         args.reduction_layers = [layer for layer in (1, 3) if layer < args.layers]
     return args

@@ -1,8 +1,8 @@
 """Batch normalisation in place, which keeps nothing but its output for the backward pass.
 
 PyTorch's own keeps its input beside its output, and with the channels last it is several times slower on a CPU where
-their number is not a multiple of 16. Here sums over pixels are taken over the rows of images, which
-are long, and then over columns.
+their number is not a multiple of 16. Here sums over pixels are taken over the rows of images, which are long, and
+then over columns.
 """
 
 from collections.abc import Iterator, Sequence

@@ -33,12 +33,14 @@ class BatchedMixture:
         """Of one mixture for each task, of which every active candidate is trained."""
         active = [mixture.active for mixture in mixtures]
         coefficients = torch.stack([mixture.coefficients for mixture in mixtures], dim=-1)
-        if not all(value for task in active for edge in task for value in edge):
-            mask = torch.tensor(active, device=coefficients.device).permute(1, 2, 0)
-            coefficients = torch.where(mask, coefficients, 0.0)
-        return cls(coefficients, active)
+        mixture = cls(coefficients, active)
+        if mixture.runs_everything():
+            return mixture
+        mask = torch.tensor(active, device=coefficients.device).permute(1, 2, 0)
+        return cls(torch.where(mask, coefficients, 0.0), active)
 
     def runs_everything(self) -> bool:
+        """Whether no task has pruned a candidate."""
         return all(value for task in self.active for edge in task for value in edge)
 
     def is_run(self, edge: int, candidate: int) -> bool:

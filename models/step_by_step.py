@@ -26,40 +26,15 @@ from models.supernet import STEM, Supernet, SupernetSettings, pooled
 SMALL = 70_000
 
 
-def step_by_step_backward(
-    supernet: Supernet,
-    images: torch.Tensor,
-    mixtures: dict[str, Mixture],
-    criterion: Callable[[torch.Tensor], torch.Tensor],
-    keep: torch.Tensor | None = None,
-    *,
-    of_weights: bool,
-    keep_inputs: bool,
-) -> torch.Tensor:
-    """What ``criterion(supernet(images, mixtures, keep)).backward()`` does, in the memory of one candidate.
-
-    Args:
-        images: (N, in_channels, H, W).
-        mixtures: one for each cell type. What their coefficients were computed from gets its gradient too.
-        criterion: from the logits (N, ways) to the loss.
-        keep: (layers, E, k, N) drop-path factors; None: nothing is dropped.
-        of_weights: the supernet's parameters get a gradient.
-        keep_inputs: the two inputs of each cell are kept from the forward pass, the faster schedule; otherwise only
-            the states of the nodes are, the leanest one, and the inputs are computed again.
-
-    Returns:
-        The loss, a scalar.
-
-    Raises:
-        ValueError: the candidates see a part of the channels, and this does not know what passes by them.
-    """
-    chunk = Chunk(images, mixtures, criterion, keep)
-    return backward_of_chunks(supernet, [chunk], of_weights=of_weights, keep_inputs=keep_inputs)[0]
-
-
 @dataclass(frozen=True)
 class Chunk:
-    """A micro-batch and its loss: see :func:`step_by_step_backward`."""
+    """A micro-batch and its loss.
+
+    images: (N, in_channels, H, W).
+    mixtures: one for each cell type. What their coefficients were computed from gets its gradient too.
+    criterion: from the logits (N, ways) to the loss, a scalar.
+    keep: (layers, E, k, N) drop-path factors; None: nothing is dropped.
+    """
 
     images: torch.Tensor
     mixtures: dict[str, Mixture]
@@ -68,23 +43,27 @@ class Chunk:
 
 
 def goes_side_by_side(network: SupernetSettings, images: int, size: tuple[int, int]) -> bool:
-    """Whether :func:`backward_of_chunks` is faster with two micro-batches of so many images of ``size`` (H, W)."""
+    """Whether two micro-batches of so many images of ``size`` (H, W) go forward faster as one."""
     return images * network.init_channels * size[0] * size[1] <= SMALL
 
 
-def backward_of_chunks(
+def step_by_step_backward(
     supernet: Supernet, chunks: list[Chunk], *, of_weights: bool, keep_inputs: bool
 ) -> list[torch.Tensor]:
-    """:func:`step_by_step_backward` of one micro-batch after the other, but for the forward pass: that is one for all.
+    """What ``criterion(supernet(images, mixtures, keep)).backward()`` of each chunk does, in one candidate's memory.
 
-    On small maps a call takes longer than its sums, and one forward pass of two micro-batches much less than two; what
-    both keep is in memory at once. BN normalises each by its own statistics.
+    The chunks go forward side by side, BN normalising each by its own statistics, and backward one after the other. On
+    small maps a call takes longer than its sums, and so one forward pass of two micro-batches much less than two; but
+    what both keep is in memory at once.
 
     Args:
-        chunks: of one size, and their mixtures of the same values.
+        chunks: of one size, their mixtures of the same values.
+        of_weights: the supernet's parameters get a gradient.
+        keep_inputs: the two inputs of each cell are kept from the forward pass, the faster schedule; otherwise only
+            the states of the nodes are, the leanest one, and the inputs are computed again.
 
     Returns:
-        The loss of each.
+        The loss of each chunk, a scalar.
 
     Raises:
         ValueError: the candidates see a part of the channels, and this does not know what passes by them.

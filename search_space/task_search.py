@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm
 from models.search_cell import Mixture
-from models.step_by_step import Chunk, backward_of_chunks, goes_side_by_side
+from models.step_by_step import Chunk, goes_side_by_side, step_by_step_backward
 from models.supernet import Supernet, SupernetSettings
 from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
@@ -332,7 +332,7 @@ class TaskSearch:
         """Adds the gradient of micro-batches; returns the loss of each."""
         if self.settings.schedule != ORDINARY:
             keep_inputs = self.settings.schedule == FASTEST
-            return backward_of_chunks(self.supernet, group, of_weights=of_weights, keep_inputs=keep_inputs)
+            return step_by_step_backward(self.supernet, group, of_weights=of_weights, keep_inputs=keep_inputs)
         (chunk,) = group
         loss = chunk.criterion(self.supernet(chunk.images, chunk.mixtures, chunk.keep))
         loss.backward(inputs=None if of_weights else list(self.architecture.parameters()))

@@ -14,7 +14,7 @@ from models import merged_candidates
 from models.batch_norm import BatchNorm
 from models.operations import POOLS, weighted_operation
 from models.search_cell import OLDER, Mixture, SearchCell
-from models.step_by_step import Chunk, backward_of_chunks, step_by_step_backward
+from models.step_by_step import Chunk, step_by_step_backward
 from search_space.architecture import EVERYTHING, Choice, input_pairs
 from search_space.normalizers import AnnealedNormalizer
 from search_space.primitives import FEW_SHOT, FULL_TASK
@@ -93,15 +93,8 @@ class Problem:
         self, of_weights: bool = True, keep_inputs: bool = True, mixtures: dict[str, Mixture] | None = None
     ) -> Result:
         self.start()
-        loss = step_by_step_backward(
-            self.supernet,
-            self.images,
-            mixtures or self.mixtures(),
-            self.criterion,
-            self.keep,
-            of_weights=of_weights,
-            keep_inputs=keep_inputs,
-        )
+        chunk = Chunk(self.images, mixtures or self.mixtures(), self.criterion, self.keep)
+        (loss,) = step_by_step_backward(self.supernet, [chunk], of_weights=of_weights, keep_inputs=keep_inputs)
         return self.result(loss)
 
     def in_chunks(self, number: int) -> list[Chunk]:
@@ -125,7 +118,7 @@ class Problem:
     def side_by_side(self, number: int, of_weights: bool, keep_inputs: bool) -> Result:
         self.start()
         chunks = self.in_chunks(number)
-        losses = backward_of_chunks(self.supernet, chunks, of_weights=of_weights, keep_inputs=keep_inputs)
+        losses = step_by_step_backward(self.supernet, chunks, of_weights=of_weights, keep_inputs=keep_inputs)
         return self.result(torch.stack(losses))
 
     def start(self) -> None:
@@ -258,13 +251,10 @@ def test_gradients_of_micro_batches_add_up(of_weights, keep_inputs):
     loss = sum(
         step_by_step_backward(
             problem.supernet,
-            problem.images[part],
-            problem.mixtures(),
-            criterion_of(part),
-            problem.keep[..., part],
+            [Chunk(problem.images[part], problem.mixtures(), criterion_of(part), problem.keep[..., part])],
             of_weights=of_weights,
             keep_inputs=keep_inputs,
-        )
+        )[0]
         for part in parts
     )
     assert_same(problem.result(loss), expected)
@@ -276,14 +266,8 @@ def test_weights_keep_the_gradient_they_have_where_none_is_asked_for(keep_inputs
     assert all(name.startswith(("alpha", "beta")) for name in problem.step_by_step(False, keep_inputs).with_gradient())
     for parameter in problem.supernet.parameters():
         parameter.grad = torch.ones_like(parameter)
-    step_by_step_backward(
-        problem.supernet,
-        problem.images,
-        problem.mixtures(),
-        problem.criterion,
-        of_weights=False,
-        keep_inputs=keep_inputs,
-    )
+    chunk = Chunk(problem.images, problem.mixtures(), problem.criterion)
+    step_by_step_backward(problem.supernet, [chunk], of_weights=False, keep_inputs=keep_inputs)
     assert all((parameter.grad == 1).all() for parameter in problem.supernet.parameters())
 
 
@@ -497,4 +481,6 @@ def test_partial_channels_are_refused_and_not_wrong():
     supernet, architecture = tiny_supernet(init_channels=4, partial_channels=2)
     mixtures = architecture.mixtures(AnnealedNormalizer("softmax", 1.0, 0.0), 0.0)
     with pytest.raises(ValueError, match="partial channels"):
-        step_by_step_backward(supernet, random_images(2), mixtures, torch.sum, of_weights=True, keep_inputs=True)
+        step_by_step_backward(
+            supernet, [Chunk(random_images(2), mixtures, torch.sum)], of_weights=True, keep_inputs=True
+        )
