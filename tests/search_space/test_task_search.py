@@ -25,16 +25,7 @@ from search_space.task_search import (
     chunks,
     query_batches,
 )
-from tests.helpers import (
-    WAYS,
-    Mixing,
-    copy_parameters,
-    edges_of,
-    random_images,
-    reference_supernet,
-    tiny_settings,
-    tiny_supernet,
-)
+from tests.helpers import WAYS, Mixing, copy_parameters, edges_of, random_images, reference_supernet, tiny_supernet
 
 # Ordinary back-propagation: step by step, the supernet's hooks do not see the passes of adapting.
 PLAIN = SearchSettings(epochs=2, architecture_epochs=2, batch_size=6, w_lr=0.01, alpha_lr=0.02, schedule=ORDINARY)
@@ -645,8 +636,8 @@ def test_adaptation_after_an_inductive_test_is_that_without_it():
     ],
 )
 def test_small_micro_batches_of_one_size_go_side_by_side(split_num, schedule, channels, expected):
-    settings, network = replace(PLAIN, split_num=split_num, schedule=schedule), tiny_settings(init_channels=channels)
+    settings, network = replace(PLAIN, split_num=split_num, schedule=schedule), tiny_supernet(init_channels=channels)[0]
     batch = torch.arange(15)
-    groups = chunk_groups(batch, settings, network, (28, 28))
+    groups = chunk_groups(batch, settings, network.settings, (28, 28))
     assert [list(map(len, group)) for group in groups] == expected
     assert torch.equal(torch.cat([part for group in groups for part in group]), batch)
