@@ -26,10 +26,16 @@ def channel_means(x: torch.Tensor) -> torch.Tensor:
 
 
 def _channel_means_of(x: torch.Tensor, chunks: int) -> torch.Tensor:
-    """(N, C, H, W), channels last -> (chunks, C). Over rows, then over columns: few long rows are summed fastest."""
+    """(N, C, H, W), channels last -> (chunks, C). Over rows, then over columns: few long rows are summed fastest.
+
+    Each thread sums a block of rows. PyTorch's own split would be of the columns, and a thread that then writes to
+    its block of ``x``, as those of :func:`_centre` do, has to wait for memory that the other has just read.
+    """
     n, c, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1).view(chunks, -1, width * c)
-    return rows.sum(1).view(chunks, width, c).sum(1).div_(n // chunks * height * width)
+    rows, threads = n // chunks * height, torch.get_num_threads()
+    blocks = threads if x.is_cpu and rows % threads == 0 else 1
+    sums = x.permute(0, 2, 3, 1).view(chunks * blocks, -1, width * c).sum(1)
+    return sums.view(chunks, blocks * width, c).sum(1).div_(rows * width)
 
 
 def _centre(x: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:

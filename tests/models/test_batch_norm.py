@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.batch_norm import BatchNorm, frozen_statistics
+from models.batch_norm import BatchNorm, channel_means, frozen_statistics
 from models.operations import weighted_operation
 
 # Two pixels at least for each channel: PyTorch's own refuses one.
@@ -66,6 +66,21 @@ def buffers(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 # --- Values, statistics and gradients -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@every_shape
+def test_channel_means_are_those_of_all_pixels_whatever_the_number_of_threads(shape, threads):
+    """Of 3 x 7 rows two threads do not get the same number, three do."""
+    x = draw(shape)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        means = channel_means(x)
+    finally:
+        torch.set_num_threads(before)
+    for channel, mean in enumerate(means):
+        assert mean.item() == pytest.approx(sum(x[:, channel].flatten().tolist()) / x[:, channel].numel(), rel=1e-12)
 
 
 @every_shape
