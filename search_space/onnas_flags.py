@@ -113,7 +113,9 @@ def add_onnas_flags(parser: ArgumentParser, datasets: Datasets) -> None:
     group.add_argument("--derived_epochs", type=whole(0), default=100, help="of its training")
     group.add_argument("--derived_channels", type=whole(2), help="C (default: the searched network's)")
     group.add_argument(
-        "--derived_layers", type=whole(1), help="cells; another number than searched has reductions at its thirds"
+        "--derived_layers",
+        type=whole(1),
+        help="cells; another number than searched has reductions at its thirds (default: the searched network's)",
     )
     group.add_argument(
         "--inherit_weights", type=switch, default=0, help="1: starts from the searched weights, 0: from scratch"

@@ -72,10 +72,14 @@ def test_names_are_exact(capsys):
 def test_help_shows_defaults_only_where_there_are_any():
     parser = ArgumentParser(prog="x.py")
     parser.add_argument("--seed", default=21, help="of every draw")
+    parser.add_argument("--workers", default=0, help="that load")
+    parser.add_argument("--name", default="", help="of the run")
     parser.add_argument("--batch_size", help="images")
     parser.add_argument("--resume", action="store_true", help="go on")
     text = parser.format_help()
     assert "of every draw (default: 21)" in text
+    assert "that load (default: 0)" in text
+    assert text.count("default") == 2
     assert "None" not in text
     assert "False" not in text
 
