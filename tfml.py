@@ -80,8 +80,8 @@ def parse_args():
         "--compile",
         type=switch,
         default=0,
-        help="1: tasks side by side run what torch.compile makes of their passes, after minutes of compiling: on a GPU "
-        "CUDA graphs; on a CPU compiling takes longer than it saves",
+        help="1: tasks side by side run what torch.compile makes of their passes, where none has pruned a candidate, "
+        "after minutes of compiling: on a GPU CUDA graphs; on a CPU compiling takes longer than it saves",
     )
     group.add_argument("--w_meta_lr", type=real(0), help="step of the first fold for weights (default: the preset's)")
     group.add_argument("--a_meta_lr", type=real(0), help="that for alpha and beta (default: the preset's)")
@@ -128,8 +128,11 @@ def parse_args():
     if args.tasks_at_once is None:
         # Of large images a task by itself fills the caches, and takes gigabytes.
         args.tasks_at_once = 5 if max(INPUT_SHAPES[args.dataset][1:]) <= 32 else 1
-    if args.compile and (args.tasks_at_once == 1 or args.partial_channels > 1):
-        parser.error("argument --compile: 1 is for tasks side by side: --tasks_at_once 2 or more, --partial_channels 1")
+    if args.compile and (min(args.tasks_at_once, args.meta_batch_size) == 1 or args.partial_channels > 1):
+        parser.error(
+            "argument --compile: 1 is for tasks side by side: --tasks_at_once and --meta_batch_size 2 or more, "
+            "--partial_channels 1"
+        )
     if args.reduction_layers is None:
         args.reduction_layers = [layer for layer in (1, 3) if layer < args.layers]
     return args
@@ -216,6 +219,8 @@ def main():
 
     for note in (*train_tasks.notes, *test_tasks.notes):
         print(note)
+    if 0 < args.meta_epochs <= args.warm_up_epochs:
+        print(f"All {args.meta_epochs} meta-epochs adapt weights only: --warm_up_epochs is {args.warm_up_epochs}.")
     supernet, architecture = build_supernet(settings, args.n, args.seed, device)
     if args.meta_cell is not None:
         start_from(args.meta_cell, args.cells, supernet, architecture)

@@ -166,7 +166,8 @@ def test_compiled_tasks_give_the_same(compiled_passes, tmp_path, monkeypatch):
 def test_warm_up_leaves_alpha_and_beta_alone(scripts, tmp_path):
     path, states = tmp_path / "run", []
     for meta_epochs in (0, 1, 2, 3):  # --warm_up_epochs 2
-        scripts.tfml(path, "--meta_epochs", meta_epochs, "--eval_freq", 9, "--resume").succeeded()
+        run = scripts.tfml(path, "--meta_epochs", meta_epochs, "--eval_freq", 9, "--resume").succeeded()
+        assert ("adapt weights only: --warm_up_epochs is 2." in run.stdout) == (meta_epochs in (1, 2))
         states.append(tensors(path))
     names = [name for name in states[0] if name.startswith("architecture/")]
     assert len(names) >= 4  # alpha and beta, of normal and reduction cells
@@ -359,6 +360,7 @@ def test_reductions_default_to_those_that_are_there(monkeypatch):
 
 MISTAKES = {
     "--compile 1 --tasks_at_once 1": "--compile",
+    "--compile 1 --meta_batch_size 1": "--compile",
     "--compile 1 --partial_channels 2": "--compile",
     "--n -1": "--n",
     "--n 1": "--n",
