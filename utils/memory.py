@@ -197,7 +197,6 @@ class PeakMemory:
         mib: the peak in MiB; on a CPU that of live tensor bytes, on a GPU that of the CUDA allocator.
         breakdown_mib: the peak of live tensor bytes by kind, in MiB. On a CPU they add up to ``mib``; on a GPU they
             leave out the allocator's rounding and what operations need inside, and have the CPU's tensors too.
-        largest: the line whose activations and temporaries held most at the peak of live tensor bytes, and their MiB.
     """
 
     def __init__(
@@ -207,7 +206,6 @@ class PeakMemory:
         self._meter = LiveTensorBytes(parameters, other)
         self.mib = 0.0
         self.breakdown_mib = dict.fromkeys(KINDS, 0.0)
-        self.largest = ("", 0.0)
 
     def __enter__(self) -> "PeakMemory":
         if self._device.type == "cuda":
@@ -220,5 +218,3 @@ class PeakMemory:
         cuda = self._device.type == "cuda"
         self.mib = (torch.cuda.max_memory_allocated(self._device) if cuda else self._meter.peak) / MIB
         self.breakdown_mib = {kind: size / MIB for kind, size in self._meter.breakdown().items()}
-        line, size = self._meter.largest()
-        self.largest = (line, size / MIB)
