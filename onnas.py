@@ -1,7 +1,7 @@
 """On-device search: a network for each new few-shot task, or for one full data set.
 
     python onnas.py --meta_cell runs/omniglot/meta_cell.pt --dataset omniglot --path runs/omniglot_onnas
-    torchrun --standalone --nproc_per_node 2 -- onnas.py ...  # test tasks side by side, the same results
+    torchrun --standalone --nproc_per_node 2 -- onnas.py ...  # test tasks side by side, as on one thread
     python onnas.py --task full --dataset imagefolder --data_path photographs --path runs/photographs
 
 Few-shot: unfolds a meta-cell, searches and trains it on each task's support set, and tests it on the queries; writes

@@ -23,7 +23,7 @@ from utils.device import CHOICES, choose_device
 
 WAYS = 5
 # Support images a class, epochs, images of a batch.
-TASKS = {"as published (75 support images)": (15, 5, 20), "README's recipe (25)": (5, 2, 10)}
+TASKS = {"published setting, 75 support images": (15, 5, 20), "25 support images": (5, 2, 10)}
 
 
 def seconds_per_task(tasks, episodes: range) -> float:

@@ -4,7 +4,8 @@
     python -m tests.benchmarks.ranks --ranks 1 2 4 --flags --dataset omniglot --data_path data --init_channels 8
 
 Runs tfml.py by torchrun on each number of processes in turn, some rounds over, and prints the median over rounds of
-tasks per second, from a run's metrics without its first meta-epoch. --flags, the last flag, go to tfml.py.
+tasks per second, from a run's metrics without its first and its last meta-epoch. All of them adapt weights only, unless
+the flags say otherwise. --flags, the last flag, go to tfml.py.
 """
 
 import argparse

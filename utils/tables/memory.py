@@ -10,8 +10,9 @@ from utils.tables.text import NOT_PUBLISHED, NOT_RUN, device_name, markdown_tabl
 TITLE = "Memory"
 COMMANDS = """\
 python -m search_space.memory_table --path runs/memory  # every row, on images of noise
-# few-shot tasks: the step-by-step rows, with a meta-cell of C = 28 and 4 cells
+# few-shot tasks: the step-by-step row, with a meta-cell of C = 28 and 4 cells; memory needs no training
 for dataset in omniglot miniimagenet; do
+    python tfml.py --dataset $dataset --meta_epochs 0 --path runs/tfml_$dataset
     python onnas.py --meta_cell runs/tfml_$dataset/meta_cell.pt --dataset $dataset --n 5 --k 5 --q 1 --batch_size 15 \\
         --split_num 5 --path runs/memory_tasks/$dataset
 done"""
