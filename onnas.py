@@ -53,6 +53,7 @@ from search_space.onnas_flags import (
     files_of_runs,
     first_settings,
     make_export_folder,
+    settled_flags,
 )
 from search_space.task_search import chunk_count
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
@@ -86,6 +87,11 @@ def parse_args():
     args = parser.parse_args()
     check_flags(parser, args, datasets)
     return args
+
+
+def may_change(args):
+    """What may differ between a run and its continuation: of settled flags old runs recorded what was asked for."""
+    return (*MAY_CHANGE, *settled_flags(args))
 
 
 def search_few_shot_tasks(args, device):
@@ -123,7 +129,7 @@ def search_few_shot_tasks(args, device):
         # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
         flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
         flags["resume"] = args.resume or is_restarted(args.path)
-        values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), MAY_CHANGE)
+        values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), may_change(args))
         make_export_folder(args.export)
         remember_run(args.path)
         open_run(args.path, values)
@@ -271,7 +277,7 @@ def search_full_task(args, device):
         "genotype (SHA-256)": args.genotype and file_digest(args.genotype),
     }
     log = "search.jsonl" if genotype is None else "derived.jsonl"  # the first that a run writes
-    values = check_run(args.path, flags, "onnas.py", files_of_runs(log), (*MAY_CHANGE, "genotype"))
+    values = check_run(args.path, flags, "onnas.py", files_of_runs(log), (*may_change(args), "genotype"))
     make_export_folder(args.export)
     open_run(args.path, values)
 

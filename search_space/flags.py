@@ -86,17 +86,19 @@ def add_task_flags(
 
 def add_search_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("search")
-    group.add_argument("--hp_setting", choices=tuple(PRESETS), help="published preset (default: that of the data set)")
+    group.add_argument(
+        "--hp_setting", choices=tuple(PRESETS), help="few-shot: published preset (default: that of the data set)"
+    )
     group.add_argument("--w_lr", type=real(0), help="learning rate of the weights (default: the preset's)")
     group.add_argument("--alpha_lr", type=real(0), help="that of alpha and beta (default: the preset's)")
     group.add_argument(
-        "--test_task_train_steps", type=whole(1), default=10, help="epochs over a test task's support set"
+        "--test_task_train_steps", type=whole(1), default=10, help="few-shot: epochs over a test task's support set"
     )
     group.add_argument(
         "--test_adapt_steps",
         type=real(0, 1),
         default=1.0,
-        help="share of these epochs, from the first, that adapt alpha and beta too; the rest adapts weights only",
+        help="few-shot: share of these epochs, from the first, that adapt alpha and beta too; the rest adapts weights",
     )
     group.add_argument("--normalizer", choices=NORMALIZERS, default="softmax", help="from alpha and beta to weights")
     group.add_argument(
@@ -111,7 +113,7 @@ def add_search_flags(parser: ArgumentParser) -> None:
         "--transductive",
         type=switch,
         default=1,
-        help="1: BN normalises a query batch by its own statistics; 0: by the support set's, and image by image",
+        help="few-shot, 1: BN normalises a query batch by its own statistics; 0: by the support set's, image by image",
     )
 
 

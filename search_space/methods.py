@@ -7,6 +7,10 @@ from search_space.normalizers import Normalizer
 from search_space.task_search import ORDINARY, SearchSettings
 from utils.errors import InputError
 
+# What takes the place of annealing and soft pruning: T is 1 from a task's start to its end.
+PLAIN_SOFTMAX = Normalizer("softmax", anneal_mode="none", t_max=1.0, t_min=1.0)
+NO_PRUNING = 0.0
+
 
 @dataclass(frozen=True)
 class Method:
@@ -64,6 +68,19 @@ def network_of(name: str, network: SupernetSettings) -> SupernetSettings:
     return replace(network, edge_weights=method.edge_weights)
 
 
+def method_flags(name: str) -> dict[str, str | float]:
+    """The flags that a method settles itself, by name, with the values that it takes."""
+    if METHODS[name].relaxes:
+        return {}
+    return {
+        "normalizer": PLAIN_SOFTMAX.name,
+        "normalizer_temp_anneal_mode": PLAIN_SOFTMAX.anneal_mode,
+        "normalizer_t_max": PLAIN_SOFTMAX.t_max,
+        "normalizer_t_min": PLAIN_SOFTMAX.t_min,
+        "alpha_prune_threshold": NO_PRUNING,
+    }
+
+
 def settings_of(name: str, settings: SearchSettings, sampleno: int, expects: bool, one_pair: bool) -> SearchSettings:
     """The settings of a method's search, given what all methods share.
 
@@ -80,5 +97,5 @@ def settings_of(name: str, settings: SearchSettings, sampleno: int, expects: boo
     if method.selects:
         settings = replace(settings, sampleno=sampleno, alpha_expect=expects and method.expects, beta_sampling=one_pair)
     if not method.relaxes:
-        settings = replace(settings, normalizer=Normalizer(anneal_mode="none"), prune_threshold=0.0)
+        settings = replace(settings, normalizer=PLAIN_SOFTMAX, prune_threshold=NO_PRUNING)
     return settings

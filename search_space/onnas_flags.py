@@ -8,13 +8,15 @@ from models.supernet import SupernetSettings
 from search_space.board import RECORDED_TASKS
 from search_space.flags import FULL_TASK_PRESET, add_run_flags, add_search_flags, add_task_flags, preset
 from search_space.memory_plan import Prediction, Size, options, plan, predict
-from search_space.methods import METHODS, settings_of
+from search_space.methods import METHODS, method_flags, settings_of
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings
 from utils.cli import ArgumentParser, real, switch, whole
 from utils.errors import InputError
 from utils.export import check_export_path
 
 Datasets = dict[str, tuple[str, ...]]
+# What a full task has no use for, and refuses.
+FEW_SHOT_ONLY = ("hp_setting", "test_task_train_steps", "test_adapt_steps", "transductive")
 
 
 def add_onnas_flags(parser: ArgumentParser, datasets: Datasets) -> None:
@@ -53,7 +55,8 @@ def add_onnas_flags(parser: ArgumentParser, datasets: Datasets) -> None:
         choices=tuple(METHODS),
         default="onnas",
         help="onnas: only chosen candidates and edge pairs get gradient; random: chosen uniformly; full: all get "
-        "gradient; metanas: the same with n separate cells; darts: without pairs; pcdarts: partial channels",
+        "gradient; metanas: the same with n separate cells; darts: without pairs; pcdarts: partial channels; "
+        "these two by a plain softmax, without pruning",
     )
     group.add_argument(
         "--sampleno", type=whole(1), default=2, help="onnas, random: candidates of an edge that get gradient"
@@ -143,8 +146,12 @@ def check_flags(parser: ArgumentParser, args: argparse.Namespace, datasets: Data
         parser.error(f"argument --dataset: --task {args.task} knows {known}, not {args.dataset}")
     if few_shot and args.meta_cell is None:
         parser.error("argument --meta_cell: --task fewshot needs one, written by tfml.py")
-    if not few_shot and args.hp_setting is not None:
-        parser.error("argument --hp_setting: goes with --task fewshot")
+    given = parser.given()
+    for flag, value in settled_flags(args).items():
+        if flag in given and getattr(args, flag) != value:
+            right = "goes with --task fewshot" if value is None else f"--search {args.search} knows {value} only"
+            parser.error(f"argument --{flag}: {right}")
+        setattr(args, flag, value)  # so that what is recorded is what was used
     if few_shot and args.genotype is not None:
         parser.error("argument --genotype: goes with --task full")
     if args.unrolled and args.search != "darts":
@@ -167,6 +174,11 @@ def check_flags(parser: ArgumentParser, args: argparse.Namespace, datasets: Data
     args.batch_size = args.batch_size or values["test_batch_size"]
     args.w_lr = values["w_lr"] if args.w_lr is None else args.w_lr
     args.alpha_lr = values["alpha_lr"] if args.alpha_lr is None else args.alpha_lr
+
+
+def settled_flags(args: argparse.Namespace) -> dict[str, str | float | None]:
+    """The flags that the task or the method leaves no choice of, with what it takes; None: it does without."""
+    return {**dict.fromkeys(FEW_SHOT_ONLY if args.task == "full" else ()), **method_flags(args.search)}
 
 
 def check_agreement(args: argparse.Namespace, meta_cell: MetaCell, channels: int) -> None:

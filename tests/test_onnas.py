@@ -16,6 +16,8 @@ import torch
 
 import onnas
 from onnas import METERED_TASKS
+from search_space.flags import normalizer
+from search_space.normalizers import Normalizer
 from tests.conftest import contents, fill, rows, wait_for
 from utils.memory import KINDS
 
@@ -351,6 +353,68 @@ def test_presets_are_the_published_ones(monkeypatch, flags, expected):
     args = onnas.parse_args()
     assert (args.w_lr, args.alpha_lr, args.batch_size) == expected
     assert (args.eval_epochs, args.test_task_train_steps, args.sampleno, args.seed) == (100, 10, 2, 21)
+
+
+# --- Flags that a method settles ------------------------------------------------------------------------------------
+
+PLAIN = "--normalizer softmax --normalizer_temp_anneal_mode none --normalizer_t_max 1 --alpha_prune_threshold 0"
+
+
+@pytest.mark.parametrize("method", ["darts", "pcdarts"])
+def test_method_that_does_not_relax_is_recorded_with_what_it_takes(monkeypatch, method):
+    for given in ("", "--normalizer_temp_anneal_mode none", PLAIN):
+        monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", "--search", method, *given.split()])
+        args = onnas.parse_args()
+        assert normalizer(args) == Normalizer("softmax", "none", 1.0, 1.0)
+        assert args.alpha_prune_threshold == 0
+
+
+@pytest.mark.parametrize("method", ["onnas", "random", "full", "metanas"])
+def test_method_that_relaxes_takes_what_is_given(monkeypatch, method):
+    monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", "--search", method, *PLAIN.split()])
+    args = onnas.parse_args()
+    assert (normalizer(args), args.alpha_prune_threshold) == (Normalizer("softmax", "none"), 0)
+    monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", "--search", method])
+    args = onnas.parse_args()
+    assert (normalizer(args), args.alpha_prune_threshold) == (Normalizer(), 0.01)
+
+
+@pytest.mark.parametrize("method", ["darts", "pcdarts"])
+@pytest.mark.parametrize(
+    ("flag", "value", "right"),
+    [
+        ("--normalizer", "relusoftmax", "softmax"),
+        ("--normalizer_temp_anneal_mode", "linear", "none"),  # the default for the others
+        ("--normalizer_t_max", "5", "1.0"),
+        ("--normalizer_t_min", "0.1", "1.0"),
+        ("--alpha_prune_threshold", "0.01", "0.0"),
+    ],
+)
+def test_what_a_method_would_not_use_is_refused(monkeypatch, capsys, method, flag, value, right):
+    monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", "--search", method, flag, value])
+    with pytest.raises(SystemExit) as ended:
+        onnas.parse_args()
+    assert ended.value.code == 2
+    assert f"argument {flag}: --search {method} knows {right} only" in capsys.readouterr().err
+
+
+def test_run_that_recorded_what_its_method_did_not_use_goes_on(scripts, trained, tmp_path):
+    """As runs did before such flags were refused; what is recorded then is what is used."""
+    path = tmp_path / "run"
+    darts = ("--search", "darts", "--eval_epochs", 1)
+    scripts.onnas(trained / "meta_cell.pt", path, *darts).succeeded()
+    values = json.loads((path / "args.json").read_text())
+    earlier = {
+        **values,
+        "normalizer_temp_anneal_mode": "linear",
+        "normalizer_t_min": 0.1,
+        "alpha_prune_threshold": 0.01,
+    }
+    (path / "args.json").write_text(json.dumps(earlier))
+    scripts.onnas(trained / "meta_cell.pt", path, *darts, "--resume").succeeded()
+    assert json.loads((path / "args.json").read_text()) == values
+    assert json.loads((path / "results.json").read_text())["settings"] == values
+    assert values["normalizer_temp_anneal_mode"] == "none"
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------

@@ -362,6 +362,16 @@ def test_interrupted_by_the_keyboard(full_task, whole, tmp_path):
     assert_same_run(path, whole)
 
 
+def test_run_that_recorded_flags_of_few_shot_tasks_goes_on(full_task, whole, copied):
+    """As runs did before those were refused."""
+    values = json.loads((copied / "args.json").read_text())
+    assert [values[flag] for flag in ("transductive", "test_adapt_steps", "test_task_train_steps")] == [None] * 3
+    earlier = {**values, "transductive": 1, "test_adapt_steps": 1.0, "test_task_train_steps": 10}
+    (copied / "args.json").write_text(json.dumps(earlier))
+    full_task(copied, "--resume").succeeded()
+    assert_same_run(copied, whole)
+
+
 def test_resuming_what_is_whole_changes_nothing(full_task, whole, copied):
     full_task(copied, "--resume").succeeded()
     assert_same_run(copied, whole)
@@ -622,6 +632,11 @@ MISTAKES = {
     "--search pcdarts --init_channels 4 --inherit_weights 1": "--inherit_weights",
     "--partial_channels 2": "--partial_channels",
     "--unrolled 1": "--unrolled",
+    "--hp_setting in_metanas": "--hp_setting: goes with --task fewshot",
+    "--transductive 1": "--transductive: goes with --task fewshot",
+    "--test_adapt_steps 1": "--test_adapt_steps: goes with --task fewshot",
+    "--test_task_train_steps 10": "--test_task_train_steps: goes with --task fewshot",
+    "--search darts --alpha_prune_threshold 0.01": "--alpha_prune_threshold: --search darts knows 0.0 only",
     "--step_by_step 0 --schedule leanest": "--schedule",
     "--memory_budget 0": "--memory_budget",
     "--derived_channels 3": "--derived_channels",

@@ -25,6 +25,12 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **options)
 
+    def given(self) -> set[str]:
+        """The names of the flags that the command line gives, even where it gives the default."""
+        absent = object()
+        untouched = argparse.Namespace(**dict.fromkeys(vars(self.parse_args()), absent))
+        return {flag for flag, value in vars(self.parse_args(namespace=untouched)).items() if value is not absent}
+
     def error(self, message: str):
         _end(f"{self.prog}: error: {message} (see {self.prog} --help)", 2)
 

@@ -1,5 +1,6 @@
 """What each way to search is: its supernet, its settings, and what of it gets gradient."""
 
+from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, combinations
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from models.step_by_step import Chunk, step_by_step_backward
 from search_space.architecture import Architecture
-from search_space.methods import METHODS, network_of, settings_of
+from search_space.flags import normalizer
+from search_space.methods import METHODS, method_flags, network_of, settings_of
 from search_space.normalizers import AnnealedNormalizer, Normalizer
 from search_space.selection import Selector
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
@@ -30,7 +32,7 @@ PARTIAL = {"init_channels": 4, "partial_channels": 2}
 
 # --- Settings -------------------------------------------------------------------------------------------------------
 
-PLAIN = {"normalizer": Normalizer("softmax", "none", 1.0), "prune_threshold": 0.0}
+PLAIN = {"normalizer": Normalizer("softmax", "none", 1.0, 1.0), "prune_threshold": 0.0}
 CHANGES = {
     "onnas": {"sampleno": 3, "alpha_expect": True, "beta_sampling": True},
     "random": {"sampleno": 3, "alpha_expect": False, "beta_sampling": True},
@@ -48,6 +50,15 @@ def test_every_method_has_its_settings_here():
 @pytest.mark.parametrize("name", CHANGES)
 def test_settings_are_the_shared_ones_but_for_the_methods_own(name):
     assert settings_of(name, SHARED, sampleno=3, expects=True, one_pair=True) == replace(SHARED, **CHANGES[name])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_flags_that_a_method_settles_say_what_it_takes(name):
+    flags = method_flags(name)
+    assert bool(flags) == (name in ("darts", "pcdarts"))
+    if flags:
+        assert normalizer(Namespace(**flags)) == PLAIN["normalizer"]
+        assert flags["alpha_prune_threshold"] == PLAIN["prune_threshold"]
 
 
 @pytest.mark.parametrize("name", ["onnas", "random"])

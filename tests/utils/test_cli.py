@@ -69,6 +69,21 @@ def test_names_are_exact(capsys):
     assert "--meta_ep" in capsys.readouterr().err
 
 
+def test_flags_that_are_given_are_told_from_those_that_are_not(monkeypatch):
+    parser = ArgumentParser(prog="x.py")
+    parser.add_argument("--seed", type=whole(0), default=21)
+    parser.add_argument("--mode", choices=("linear", "none"), default="linear")
+    parser.add_argument("--layers", type=whole(0), nargs="*")
+    parser.add_argument("--resume", action="store_true")
+    for line, given in (
+        ("", set()),
+        ("--seed 21 --layers", {"seed", "layers"}),
+        ("--mode=none --resume", {"mode", "resume"}),
+    ):
+        monkeypatch.setattr("sys.argv", ["x.py", *line.split()])
+        assert parser.given() == given
+
+
 def test_help_shows_defaults_only_where_there_are_any():
     parser = ArgumentParser(prog="x.py")
     parser.add_argument("--seed", default=21, help="of every draw")

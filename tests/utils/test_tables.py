@@ -174,6 +174,17 @@ def test_runs_of_other_tasks_have_no_difference(tmp_path, flags, changes):
     assert few_shot_row(tmp_path, "5-way 5-shot", "onnas")["difference to full (%)"] == ""
 
 
+@pytest.mark.parametrize(
+    ("search", "difference"), [("darts", "-5.0 +- 9.8"), ("pcdarts", "-5.0 +- 9.8"), ("onnas", "")]
+)
+def test_how_alpha_relaxes_may_be_the_methods_own(tmp_path, search, difference):
+    full = {"normalizer": "softmax", "normalizer_temp_anneal_mode": "linear", "alpha_prune_threshold": 0.01}
+    few_shot_run(tmp_path / "full", "full", [0.9, 0.8], full)
+    own = {"normalizer": "softmax", "normalizer_temp_anneal_mode": "none", "alpha_prune_threshold": 0.0}
+    few_shot_run(tmp_path / "other", search, [0.8, 0.8], own)
+    assert few_shot_row(tmp_path, "5-way 5-shot", search)["difference to full (%)"] == difference
+
+
 def test_the_plainest_full_run_is_the_reference(tmp_path):
     few_shot_run(tmp_path / "a", "full", [0.8, 0.8], STEPWISE)
     few_shot_run(tmp_path / "b", "full", [0.9, 0.9])
@@ -281,6 +292,12 @@ def test_runs_that_differ_by_the_seed_alone_are_one_row(tmp_path):
         *("103.0", "2:00:00", "60.0 +- 10.0", "2,000", "5,000,000", "CPU"),
     ]
     assert cells_of(full_table(tmp_path), "CIFAR-10", "onnas")[6:11] == ["not run"] * 5
+
+
+def test_what_is_the_few_shot_tasks_keeps_no_seeds_apart(tmp_path):
+    full_run(tmp_path / "a", "full", 0.5, 1)
+    full_run(tmp_path / "b", "full", 0.6, 2, {"transductive": None, "test_task_train_steps": None})
+    assert cells_of(full_table(tmp_path), "CIFAR-10", "full")[5] == "1, 2"
 
 
 def test_other_settings_or_the_same_seed_again_are_rows_of_their_own(tmp_path):

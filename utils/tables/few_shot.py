@@ -37,11 +37,16 @@ done"""
 # The methods that the tables are about: a task without one of them shows that it was not run.
 EXPECTED = ("full", "onnas")
 PUBLISHED = "Reptile, fixed network (published)"
-# What must be alike for a difference to be the method's.
-ADAPTATION = (
-    *("w_lr", "alpha_lr", "test_task_train_steps", "test_adapt_steps", "batch_size", "transductive"),
-    *("normalizer", "normalizer_temp_anneal_mode", "normalizer_t_max", "normalizer_t_min", "alpha_prune_threshold"),
+# What must be alike for a difference to be the method's; how alpha relaxes is some methods' own.
+ADAPTATION = ("w_lr", "alpha_lr", "test_task_train_steps", "test_adapt_steps", "batch_size", "transductive")
+RELAXATION = (
+    "normalizer",
+    "normalizer_temp_anneal_mode",
+    "normalizer_t_max",
+    "normalizer_t_min",
+    "alpha_prune_threshold",
 )
+OWN_RELAXATION = ("darts", "pcdarts")
 META_CELL = "meta_cell (SHA-256)"
 RUN, UNFINISHED, OF_PAPER = "run", "unfinished", "published"
 
@@ -84,14 +89,12 @@ def _place(task: tuple[str, int, int]) -> tuple:
 
 def _ran(runs: list[Run]) -> list[dict]:
     outcomes = [read_outcome(run.result["search"], FEW_SHOT, [run.path]) for run in runs]
-    references: dict[str, Outcome] = {}
-    for outcome in sorted(outcomes, key=_plainness):
-        if outcome.method == "full":
-            references.setdefault(_alike(outcome.results[0]), outcome)
-    return [
-        _row(run, outcome, references.get(_alike(run.result), outcome))
-        for run, outcome in zip(runs, outcomes, strict=True)
-    ]
+    fulls = sorted((outcome for outcome in outcomes if outcome.method == "full"), key=_plainness)
+
+    def reference(outcome: Outcome) -> Outcome:
+        return next((full for full in fulls if _alike(outcome.results[0], full.results[0])), outcome)
+
+    return [_row(run, outcome, reference(outcome)) for run, outcome in zip(runs, outcomes, strict=True)]
 
 
 def _plainness(outcome: Outcome) -> tuple:
@@ -100,11 +103,14 @@ def _plainness(outcome: Outcome) -> tuple:
     return settings.get("step_by_step") or 0, settings.get("split_num") or 1
 
 
-def _alike(result: dict) -> str:
-    """The same for runs of the same tasks, from the same meta-cell, that adapt in the same way but for the method."""
-    settings = result["settings"]
-    adaptation = {flag: settings.get(flag) for flag in ADAPTATION}
-    return repr((tasks_of(result), result.get("data"), settings.get(META_CELL), adaptation))
+def _alike(result: dict, full: dict) -> bool:
+    """Whether two runs are of the same tasks, from the same meta-cell, and adapt in the same way but for the method."""
+    flags = (META_CELL, *ADAPTATION, *(() if result["search"] in OWN_RELAXATION else RELAXATION))
+
+    def what_counts(side: dict) -> tuple:
+        return tasks_of(side), side.get("data"), [side["settings"].get(flag) for flag in flags]
+
+    return what_counts(result) == what_counts(full)
 
 
 def _row(run: Run, outcome: Outcome, reference: Outcome) -> dict:

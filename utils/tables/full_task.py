@@ -31,6 +31,7 @@ GIVEN = "genotype given, no search"
 APART = (
     *("seed", "path", "name", "data_path", "download", "meta_cell", "genotype", "workers", "export", "memory_budget"),
     *("n", "k", "q", "eval_epochs", "hp_setting", "use_vinyals_split", "test_task_train_steps", "test_adapt_steps"),
+    "transductive",
 )
 
 
