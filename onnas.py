@@ -14,7 +14,7 @@ what --resume needs. Both write TensorBoard events into tb/.
 import json
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from statistics import fmean, median
 
@@ -90,8 +90,12 @@ def parse_args():
 
 
 def may_change(args):
-    """What may differ between a run and its continuation: of settled flags old runs recorded what was asked for."""
-    return (*MAY_CHANGE, *settled_flags(args))
+    """What may differ between a run and its continuation.
+
+    Old runs recorded what was asked for of the flags that are settled, and 3 nodes whatever the genotype's; that counts
+    by its content.
+    """
+    return (*MAY_CHANGE, *settled_flags(args), *(("genotype", "nodes") if args.genotype else ()))
 
 
 def search_few_shot_tasks(args, device):
@@ -249,6 +253,8 @@ def search_full_task(args, device):
     genotype = None if args.genotype is None else Genotype.load(args.genotype)
     if genotype is not None and args.nodes not in (None, genotype.nodes):
         raise InputError(f"{args.genotype} has --nodes {genotype.nodes}, not {args.nodes}: leave the flag out.")
+    if genotype is not None:
+        network = replace(network, nodes=genotype.nodes)  # which is what the derived network has
     # Before hours of search: whether whatever network it finds can be built and trained, too.
     any_genotype = random_genotype(network.primitives, network.nodes, torch.Generator())
     expected = derived_settings(args, network, genotype or any_genotype)
@@ -277,7 +283,7 @@ def search_full_task(args, device):
         "genotype (SHA-256)": args.genotype and file_digest(args.genotype),
     }
     log = "search.jsonl" if genotype is None else "derived.jsonl"  # the first that a run writes
-    values = check_run(args.path, flags, "onnas.py", files_of_runs(log), (*may_change(args), "genotype"))
+    values = check_run(args.path, flags, "onnas.py", files_of_runs(log), may_change(args))
     make_export_folder(args.export)
     open_run(args.path, values)
 

@@ -5,6 +5,7 @@
 #     ./onnas_full_task.sh --resume
 #     ./onnas_full_task.sh --download
 #     ./onnas_full_task.sh --dataset imagefolder --data_path photographs --input_size 64 --path runs/photographs
+#     ./onnas_full_task.sh --genotype FILE --path runs/given     # trains that one's network; no search
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source utils/environment.sh
@@ -24,9 +25,8 @@ flags=(
     --beta_sampling 1        # one edge pair a node, chosen in the same way
     --split_num 5            # micro-batches of a batch, gradients accumulated
     --step_by_step 1         # back-propagation a cell and a candidate at a time
-    --layers 4               # cells
+    --layers 4               # cells, of 3 nodes, or of as many as a --genotype has
     --reduction_layers 1 3   # those of stride 2, counted from 0
-    --nodes 3                # nodes of a cell
     --init_channels 28       # channels of a node
     --derived_epochs 100     # of training the network that was found
     --seed 21                # of every random draw

@@ -36,7 +36,7 @@ def add_onnas_flags(parser: ArgumentParser, datasets: Datasets) -> None:
     add_task_flags(parser, sum(datasets.values(), ()), None, "(default: omniglot, for a full task cifar10)")
     add_search_flags(parser)
     group = parser.add_argument_group(
-        "network: the meta-cell's, if given they must agree; without a meta-cell 28 channels, 4 cells, 3 nodes"
+        "network: the meta-cell's, if given they must agree; else 28 channels, 4 cells, 3 nodes or the genotype's"
     )
     group.add_argument("--init_channels", type=whole(2), help="C: channels of a node, even")
     group.add_argument("--layers", type=whole(1), help="cells")

@@ -529,6 +529,31 @@ def test_genotype_is_trained_without_a_search(full_task, tmp_path):
     assert results["derived_parameters"] == sum(parameter.numel() for parameter in network.parameters())
 
 
+FOUR_NODES = """OURS = Genotype(
+    normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1),
+            ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5],
+    reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0),
+            ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"""
+
+
+def test_number_of_nodes_is_the_genotypes(full_task, scripts, tmp_path):
+    """DARTS's have four; without a flag for it, the network is recorded as it is."""
+    path, genotype = tmp_path / "run", tmp_path / "darts.txt"
+    genotype.write_text(FOUR_NODES)
+    given = ("--genotype", genotype, "--derived_epochs", 0)
+    assert "has --nodes 4, not 1: leave the flag out" in full_task(path, *given).complaint()
+    flags = full_task.flags(path, *given)
+    del flags[flags.index("--nodes") : flags.index("--nodes") + 2]
+    scripts.run("onnas.py", *flags).succeeded()
+    results = results_of(path)
+    assert (results["network"]["nodes"], results["settings"]["nodes"]) == (4, 4)
+    assert len(results["genotype"]["normal"]) == 2 * 4
+    settings = json.loads((path / "args.json").read_text())
+    (path / "args.json").write_text(json.dumps({**settings, "nodes": 3}))  # as was once recorded
+    scripts.run("onnas.py", *flags, "--resume").succeeded()
+    assert results_of(path)["settings"]["nodes"] == 4
+
+
 def test_searched_genotype_is_trained_alike_for_itself(full_task, whole, tmp_path):
     path = tmp_path / "run"
     full_task(path, "--genotype", whole / "genotype.json").succeeded()

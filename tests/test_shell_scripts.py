@@ -64,6 +64,12 @@ def test_every_flag_exists(script, tmp_path):
     assert programs == set(CALLS[script])
 
 
+def test_a_full_tasks_genotype_may_have_any_number_of_nodes(tmp_path):
+    """... as onnas.py refuses a --nodes that is not the genotype's, and a script's flags cannot be left out."""
+    (arguments,) = arguments_of("onnas_full_task.sh", tmp_path)
+    assert "--nodes" not in arguments
+
+
 def test_a_further_flag_comes_last(tmp_path):
     """... so that it wins."""
     arguments_of("tfml.sh", tmp_path)
