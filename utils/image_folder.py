@@ -1,7 +1,8 @@
 """A folder of images, one sub-folder a class: checked whole, decoded one image at a time.
 
-An image becomes uint8 (channels, side, side). One that is not square is stretched; of an animation the first frame
-counts; transparency is laid over white; 16-bit grey keeps its upper 8 bits.
+An image becomes uint8 (channels, side, side). A photograph is turned upright, as its EXIF orientation says; one that is
+not square is stretched; of an animation the first frame counts; transparency is laid over white; 16-bit grey keeps its
+upper 8 bits.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from utils.errors import InputError
@@ -22,13 +23,14 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 COMPANIONS = ("thumbs.db", "desktop.ini")
 COMPANION_STEMS = ("readme", "license", "licence")
 GREY_MODES = ("1", "L", "LA", "I")
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations
 SMALLEST_SIDE = 8
 SECONDS_BEFORE_A_BAR = 3
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image before it is decoded; width and height in pixels."""
+    """What a file says of its image before it is decoded; width and height in pixels, of the upright image."""
 
     path: Path
     width: int
@@ -105,7 +107,7 @@ def read_header(path: Path) -> Header:
         InputError: it is no image, too small, or of floating-point pixels.
     """
     with _opened(path) as image:
-        width, height, mode = image.width, image.height, image.mode
+        width, height, mode = *_upright_size(image), image.mode
     if min(width, height) < SMALLEST_SIDE:
         raise InputError(f"{path} is too small, {width}x{height} pixels: {SMALLEST_SIDE}x{SMALLEST_SIDE} is the least.")
     if mode == "F":
@@ -125,6 +127,7 @@ def decode(path: Path, channels: int, side: int) -> np.ndarray:
     with _opened(path) as image:
         # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still is twice the wanted one: less memory, time.
         image.draft(None, (2 * side, 2 * side))
+        ImageOps.exif_transpose(image, in_place=True)
         if _kind(image.mode) == "I":
             picture = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
         elif image.has_transparency_data:
@@ -135,6 +138,14 @@ def decode(path: Path, channels: int, side: int) -> np.ndarray:
     if picture.size != (side, side):
         picture = picture.resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(side, side, channels).transpose(2, 0, 1)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Its width and height; Pillow has turned a TIFF's itself."""
+    # Not image.getexif(): a PNG's decodes the whole image, to find EXIF data that are absent.
+    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    turn = orientation in SIDEWAYS and image.format != "TIFF"
+    return image.size[::-1] if turn else image.size
 
 
 def _kind(mode: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
 from utils.errors import InputError
 from utils.full_task_data import image_batches, load_full_task
@@ -206,6 +206,57 @@ def test_sixteen_bits_keep_the_upper_eight(tmp_path):
     assert read_header(tmp_path / "grey.png").grey
     assert np.array_equal(decode(tmp_path / "grey.png", 1, 8)[0], values // 256)
     assert np.array_equal(decode(tmp_path / "grey.png", 3, 8), np.stack([values // 256] * 3))
+
+
+# What a camera that was turned writes down, from the upright image.
+AS_WRITTEN = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+def write_turned(path: Path, upright: np.ndarray, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(AS_WRITTEN[orientation](upright))).save(path, exif=exif, quality=100)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".jpg", ".webp"])
+@pytest.mark.parametrize("orientation", AS_WRITTEN)
+def test_a_photograph_is_turned_upright(orientation, suffix, tmp_path):
+    """Four quarters, of a colour each; higher than wide, which the header says before anything is decoded."""
+    upright = np.zeros((32, 16, 3), np.uint8)
+    upright[:16, 8:], upright[16:, :8], upright[16:, 8:] = (255, 0, 0), (0, 255, 0), (255, 255, 255)
+    path = write_turned(tmp_path / f"turned{suffix}", upright, orientation)
+    header = read_header(path)
+    assert (header.width, header.height) == (16, 32)
+    quarters = decode(path, 3, 16)[:, 4::8, 4::8].transpose(1, 2, 0)
+    assert abs(quarters.astype(int) - upright[8::16, 4::8]).max() < 40
+
+
+def test_grey_of_sixteen_bits_and_transparency_are_turned_too(tmp_path):
+    grey = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    assert np.array_equal(decode(write_turned(tmp_path / "grey.png", grey, 6), 1, 8)[0], grey // 256)
+    clear = np.full((8, 8, 4), 0, np.uint8)
+    clear[:4, :, 3] = 255
+    decoded = decode(write_turned(tmp_path / "clear.png", clear, 8), 1, 8)[0]
+    assert (decoded[:4] == 0).all()
+    assert (decoded[4:] == 255).all()
+
+
+def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
+    """An image may take much memory, and a folder hold many."""
+    paths = [write_image(tmp_path / f"image{suffix}") for suffix in (".png", ".jpg", ".tif", ".webp")]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail(f"{image.format} was decoded"))
+    for path in paths:
+        assert read_header(path).width == SIDE
 
 
 def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path):
