@@ -107,7 +107,10 @@ def add_onnas_flags(parser: ArgumentParser, datasets: Datasets) -> None:
         "--warm_up_epochs", type=whole(0), default=25, help="the first of them, which train weights only"
     )
     group.add_argument(
-        "--input_size", type=whole(8), metavar="PIXELS", help="side that images are resized to (default: as they are)"
+        "--input_size",
+        type=whole(8),
+        metavar="PIXELS",
+        help="side that images are resized to (default: as they are, if all are square and of one size)",
     )
     group.add_argument(
         "--genotype", type=Path, metavar="FILE", help="train this one's network (.json, or DARTS's .txt); no search"

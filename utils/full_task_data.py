@@ -103,7 +103,8 @@ def load_full_task(
         data_path: the folder that holds torchvision's folder or archive of the set; for "imagefolder" that of
             ``train/<class>/`` and, if there is one, ``test/<class>/``.
         seed: draws the fifth of ``train/`` that is held out where there is no ``test/``.
-        input_size: the side in pixels that images are resized to; None: as they are.
+        input_size: the side in pixels that images are resized to; None: as they are, which in a folder must be square
+            and of one size.
         download: fetch a published set that is absent.
 
     Raises:
@@ -179,9 +180,8 @@ def _load_folder(folder: Path, seed: int, input_size: int | None) -> FullTask:
     else:
         train, test, notes = _hold_out(train, seed)
 
-    train_headers, test_headers = ([read_header(path) for path, _ in part] for part in (train, test))
-    headers = train_headers + test_headers
-    side = input_size or _common_side(train_headers)
+    headers = [read_header(path) for path, _ in train + test]
+    side = input_size or _common_side(headers)
     channels = 1 if all(header.grey for header in headers) else 3
     stretched = sum(header.width != header.height for header in headers)
     if stretched:
@@ -248,7 +248,7 @@ def _common_side(headers: list[Header]) -> int:
         if not header.width == header.height == first.width:
             sizes = " and ".join(f"{h.path} is {h.width}x{h.height}" for h in dict.fromkeys((first, header)))
             raise InputError(
-                f"the training images are not all square and of one size ({sizes}): give --input_size, the side in "
+                f"the images are not all square and of one size ({sizes}): give --input_size, the side in "
                 f"pixels that they are resized to."
             )
     return first.width

@@ -153,12 +153,6 @@ def test_resized_and_stretched(tmp_path):
     )
 
 
-def test_test_images_take_the_size_of_the_training_images(tmp_path):
-    folder = write_folder(tmp_path, {"train/cat": 2, "train/dog": 2})
-    write_folder(folder, {"test/cat": 1}, size=(20, 20))
-    assert load(folder).shape == (3, SIDE, SIDE)
-
-
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_suffix_is_read(suffix, tmp_path):
     mode = "L" if suffix == ".pgm" else "RGB"
@@ -357,12 +351,26 @@ def test_an_input_size_too_small(two_classes):
 def test_images_of_several_sizes_need_one(two_classes):
     first, other = two_classes / "train/cat/000.png", write_image(two_classes / "train/dog/0.png", size=(12, 13))
     assert complaint(two_classes) == (
-        f"the training images are not all square and of one size ({first} is 12x12 and {other} is 12x13): give "
+        f"the images are not all square and of one size ({first} is 12x12 and {other} is 12x13): give "
         f"--input_size, the side in pixels that they are resized to."
     )
     for image in two_classes.glob("train/*/*"):
         write_image(image, size=(13, 12))
     assert f"of one size ({first} is 13x12): give --input_size" in complaint(two_classes)
+
+
+def test_test_images_of_another_size_need_one_too(two_classes):
+    """They would be tested at another scale than was trained, and nobody would know."""
+    first, other = two_classes / "train/cat/000.png", write_image(two_classes / "test/dog/0.png", size=(20, 20))
+    assert f"({first} is 12x12 and {other} is 20x20): give --input_size" in complaint(two_classes)
+    assert load(two_classes, input_size=SIDE).shape == (3, SIDE, SIDE)
+
+
+def test_images_held_out_of_another_size_need_one_whichever_they_are(tmp_path):
+    folder = write_folder(tmp_path, {"train/cat": 5, "train/dog": 5})
+    other = write_image(folder / "train/cat/000.png", size=(20, 20))
+    for seed in range(8):
+        assert f"{other} is 20x20" in complaint(folder, seed=seed)
 
 
 def encoded(kind: str) -> bytes:
