@@ -417,10 +417,8 @@ def main() -> None:
     args = parser.parse_args()
 
     folder = args.data_path / args.prepare
-    if is_prepared(args.prepare, args.data_path):
-        print(f"{folder} is prepared already; nothing was changed.")
-    else:
-        print(f"{folder} is ready: {prepare(args.prepare, args.source, args.data_path)}.")
+    found = prepare(args.prepare, args.source, args.data_path)
+    print(f"{folder} is ready: {found}." if found else f"{folder} is prepared already; nothing was changed.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +24,11 @@ from PIL import Image
 from torchvision.transforms import Compose, Resize, ToTensor
 
 import torchmeta_loader
+from tests.conftest import wait_for
 from torchmeta_loader import INPUT_SHAPES, SyntheticGlyphs, episode_loader, few_shot_tasks, held_out_split
 from utils import prepare_data
 from utils.errors import InputError
+from utils.files import locked
 from utils.torchmeta_mend import torchmeta
 
 ROOT = Path(__file__).parent.parent
@@ -143,6 +147,11 @@ def data(tmp_path_factory, omniglot_files, miniimagenet_files) -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     """The prepared files; not what was decoded from them."""
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != "cache"}
+
+
+def names(folder: Path) -> list[str]:
+    """What there is in a folder, but for the lock of those that prepare a data set in it."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def make(dataset: str, split: str, data: Path, **changes):
@@ -590,7 +599,7 @@ def refusal(dataset: str, source: Path, tmp_path: Path) -> str:
     out = tmp_path / "out"
     with pytest.raises(InputError) as complaint:
         prepare_data.prepare(dataset, source, out)
-    assert not out.exists() or not any(out.iterdir())
+    assert not out.exists() or not names(out)
     text = str(complaint.value)
     assert "\n" not in text
     assert text.endswith((".", ")."))
@@ -715,7 +724,26 @@ def test_an_interruption_leaves_nothing(existing, omniglot_files, tmp_path, monk
     monkeypatch.setattr(prepare_data, "_decode_drawing", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare_data.prepare("omniglot", folder, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == (["omniglot"] if existing else [])
+    assert names(tmp_path / "out") == (["omniglot"] if existing else [])
+    assert not existing or names(tmp_path / "out" / "omniglot") == []
+
+
+def test_a_set_that_was_incomplete_is_prepared_with_the_last_file_only(data, omniglot_files, tmp_path, monkeypatch):
+    """A process that comes meanwhile must not take old files beside new ones for the data set."""
+    prepared = prepare_data.PREPARED_FILES["omniglot"]
+    for name in prepared[:-1]:
+        (tmp_path / "omniglot").mkdir(exist_ok=True)
+        (tmp_path / "omniglot" / name).write_text("old")
+    seen, replace = [], Path.replace
+
+    def watched(path, target):
+        seen.append(prepare_data.is_prepared("omniglot", tmp_path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    prepare_data.prepare("omniglot", omniglot_zips(tmp_path / "source", omniglot_files), tmp_path)
+    assert seen == [False] * len(prepared)
+    assert contents(tmp_path / "omniglot") == contents(data / "omniglot")
 
 
 # --- Downloading ----------------------------------------------------------------------------------------------------
@@ -733,15 +761,18 @@ def test_a_failed_download_says_how_to_do_it_by_hand(dataset, tmp_path, monkeypa
     text = str(complaint.value)
     assert text.startswith(f"--download of {dataset} failed (connection refused): get it by hand from https://")
     assert f"--prepare {dataset} --source FILE_OR_DIR --data_path {tmp_path}" in text
-    assert not any(tmp_path.iterdir())
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("dataset", ["omniglot", "miniimagenet"])
-def test_a_download_is_prepared_once(dataset, data, omniglot_files, miniimagenet_files, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_download_is_prepared_once(dataset, at_once, data, omniglot_files, miniimagenet_files, tmp_path, monkeypatch):
+    """One after the other or at once: a lock is as good between threads as between processes."""
     asked = []
 
     def fake_download(url, folder, name, md5):
         asked.append(name)
+        time.sleep(0.1)  # time enough for the others to come
         if dataset == "omniglot":
             write_zip(Path(folder) / name, omniglot_files[Path(name).stem])
         else:
@@ -749,19 +780,26 @@ def test_a_download_is_prepared_once(dataset, data, omniglot_files, miniimagenet
             write_tar(Path(folder) / name, {file.name: file.read_bytes() for file in pickles.iterdir()})
 
     monkeypatch.setattr(prepare_data, "download_url", fake_download)
-    for _ in range(2):
-        make(dataset, "train", tmp_path, download=True)
+    with ThreadPoolExecutor(at_once) as pool:
+        for made in [pool.submit(make, dataset, "train", tmp_path, download=True) for _ in range(3)]:
+            made.result()
     assert len(asked) == len(set(asked)) == (2 if dataset == "omniglot" else 1)
     assert contents(tmp_path / dataset) == contents(data / dataset)
-    assert [path.name for path in tmp_path.iterdir()] == [dataset]
+    assert names(tmp_path) == [dataset]
 
 
 # --- The command ----------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess:
+def start(*arguments: str | Path) -> subprocess.Popen:
     line = [sys.executable, ROOT / "torchmeta_loader.py", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False)
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess:
+    process = start(*arguments)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def test_the_command_prepares_once(data, omniglot_files, tmp_path):
@@ -778,6 +816,19 @@ def test_the_command_prepares_once(data, omniglot_files, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "omniglot").iterdir()}
 
 
+def test_a_command_waits_for_another_that_prepares(data, omniglot_files, tmp_path):
+    """And finds the data set prepared then, so that it does not even look at its source."""
+    lock = tmp_path / ".omniglot.lock"
+    with locked(lock):
+        waiting = start("--prepare", "omniglot", "--source", tmp_path / "gone", "--data_path", tmp_path)
+        opened = Path(f"/proc/{waiting.pid}/fd")
+        wait_for(lambda: waiting.poll() is not None or lock in [file.resolve() for file in opened.iterdir()])
+        shutil.copytree(data / "omniglot", tmp_path / "omniglot")
+    stdout, stderr = waiting.communicate()
+    assert waiting.returncode == 0, stderr
+    assert "prepared already" in stdout
+
+
 def test_the_command_refuses_in_one_sentence(miniimagenet_files, tmp_path):
     source = miniimagenet_tars(tmp_path / "source", miniimagenet_files)
     cut_in_half(source / "test.tar")
@@ -786,7 +837,7 @@ def test_the_command_refuses_in_one_sentence(miniimagenet_files, tmp_path):
     assert "Traceback" not in refused.stderr
     last = refused.stderr.splitlines()[-1]
     assert last.startswith(f"torchmeta_loader.py: error: {source / 'test.tar'} cannot be read whole")
-    assert list((tmp_path / "data").iterdir()) == []
+    assert names(tmp_path / "data") == []
 
 
 def test_the_command_needs_its_flags(monkeypatch, capsys):

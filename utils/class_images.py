@@ -1,17 +1,15 @@
 """The images of many classes in one file, decoded once and mapped into memory."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils.errors import InputError, WriteError
-from utils.files import replacing, write_json
+from utils.errors import InputError
+from utils.files import locked, replacing, write_json
 from utils.progress import progress_bar
 
 FORMAT = 1
@@ -75,7 +73,7 @@ def open_class_images(
     images = _open(path, description)
     if images is not None:
         return images
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         images = _open(path, description)  # it may have been written while this process waited
         if images is None:
             _write(path, description, decode)
@@ -108,16 +106,3 @@ def _write(path: Path, description: dict, decode: Callable[[int], np.ndarray]) -
             file.write(pixels.tobytes())
     # Last: until it is there, or if this process dies here, an old description is of another source.
     write_json(path.with_suffix(".json"), description)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that other processes wait for, and that ends with this one however it ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}.") from error
-    with file:
-        yield

@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the old content or the new, never a half of either."""
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -40,6 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields a new temporary folder beside ``path``; on success it is renamed to ``path``, which must not exist yet.
 
+    No other process may do so at the same time; see :func:`locked`.
+
     Raises:
         InputError: the folder cannot be written. Nothing half-written is left.
     """
@@ -53,6 +56,26 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock that other processes wait for, and that ends with this one however it ends.
+
+    ``path`` is an empty file that stays: were it removed, one that waits for it and one that comes later would each
+    hold a lock.
+
+    Raises:
+        WriteError: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}.") from error
+    with file:
+        yield
 
 
 def write_json(path: Path, value: object) -> None:

@@ -32,7 +32,7 @@ from torchvision.datasets.utils import download_url
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.files import replacing_folder
+from utils.files import locked, replacing_folder
 from utils.torchmeta_mend import torchmeta
 
 SPLITS = ("train", "val", "test")
@@ -70,16 +70,37 @@ def is_prepared(dataset: str, data_path: Path) -> bool:
     return all((data_path / dataset / name).is_file() for name in PREPARED_FILES[dataset])
 
 
-def prepare(dataset: str, source: Path, data_path: Path) -> str:
-    """Writes ``data_path/dataset`` from ``source``, a folder or one of the files in it.
+def prepare(dataset: str, source: Path, data_path: Path) -> str | None:
+    """Writes ``data_path/dataset`` from ``source``, a folder or one of the files in it, unless it is prepared already.
 
     Returns:
-        one sentence on what was found.
+        one sentence on what was found; None where nothing was to be done.
 
     Raises:
         InputError: the source is not there, cut short, corrupt or incomplete, or the folder cannot be written.
             Nothing half-written is left.
     """
+    return _once(dataset, data_path, partial(_prepare, dataset, source, data_path))
+
+
+def download(dataset: str, data_path: Path) -> None:
+    """Downloads Omniglot or miniImageNet and prepares it in ``data_path``, unless it is prepared already.
+
+    Raises:
+        InputError: the download failed; the message says how to do it by hand. Nothing half-written is left.
+    """
+    _once(dataset, data_path, partial(_download, dataset, data_path))
+
+
+def _once(dataset: str, data_path: Path, make: Callable[[], str]) -> str | None:
+    """What ``make`` returns, None where the data set is prepared; processes that come at once wait for the first."""
+    if is_prepared(dataset, data_path):
+        return None
+    with locked(data_path / f".{dataset}.lock"):
+        return None if is_prepared(dataset, data_path) else make()  # it may be by now: this process has waited
+
+
+def _prepare(dataset: str, source: Path, data_path: Path) -> str:
     if not source.exists():
         raise InputError(f"--source {source} does not exist: give the folder or one of the files of {dataset}.")
     folder = source if source.is_dir() else source.parent
@@ -92,12 +113,7 @@ def prepare(dataset: str, source: Path, data_path: Path) -> str:
         return write(parts, temporary)
 
 
-def download(dataset: str, data_path: Path | str) -> None:
-    """Downloads Omniglot or miniImageNet and prepares it in ``data_path``.
-
-    Raises:
-        InputError: the download failed; the message says how to do it by hand. Nothing half-written is left.
-    """
+def _download(dataset: str, data_path: Path) -> str:
     if dataset == "omniglot":
         omniglot = torchmeta.datasets.omniglot.OmniglotClassDataset
         files = [(f"{omniglot.download_url_prefix}/{n}.zip", f"{n}.zip", md5) for n, md5 in omniglot.zips_md5.items()]
@@ -106,10 +122,8 @@ def download(dataset: str, data_path: Path | str) -> None:
         # confirm=t answers Google Drive's question whether to fetch a file too large for its virus scan.
         url = f"https://drive.usercontent.google.com/download?id={drive.gdrive_id}&export=download&confirm=t"
         files = [(url, PICKLES_ARCHIVE, drive.gz_md5)]
-    data_path = Path(data_path).expanduser()
     with contextlib.ExitStack() as stack:
         try:
-            data_path.mkdir(parents=True, exist_ok=True)
             temporary = stack.enter_context(tempfile.TemporaryDirectory(dir=data_path, prefix="download-"))
             for url, name, md5 in files:
                 download_url(url, temporary, name, md5)
@@ -118,7 +132,7 @@ def download(dataset: str, data_path: Path | str) -> None:
                 f"--download of {dataset} failed ({error}): get it by hand from {WEBSITE[dataset]}, then run "
                 f"{prepare_command(dataset, data_path)}."
             ) from error
-        prepare(dataset, Path(temporary), data_path)
+        return _prepare(dataset, Path(temporary), data_path)
 
 
 # --- Omniglot -------------------------------------------------------------------------------------------------------
@@ -431,7 +445,8 @@ def _replacing_files(folder: Path) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="preparing-") as temporary:
             yield Path(temporary)
-            for file in Path(temporary).iterdir():
+            # Those that are absent come last: with the last one, and not before, the data set is prepared.
+            for file in sorted(Path(temporary).iterdir(), key=lambda file: not (folder / file.name).exists()):
                 file.replace(folder / file.name)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}.") from error

@@ -10,6 +10,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, VisionD
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
 from utils.errors import InputError
+from utils.files import locked
 
 SETS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashionmnist": FashionMNIST}
 DOWNLOAD_FAILURES = (OSError, RuntimeError, http.client.HTTPException)
@@ -37,6 +38,8 @@ class Archive:
 def load_torchvision_set(dataset: str, data_path: Path, download: bool) -> tuple[VisionDataset, VisionDataset]:
     """The training and the test set, unpacked and, if ``download``, fetched where they are absent.
 
+    Processes that come at once wait for the first.
+
     Args:
         dataset: a key of ``SETS``.
         data_path: holds torchvision's folder of the set, or its archive where torchvision puts it.
@@ -45,17 +48,28 @@ def load_torchvision_set(dataset: str, data_path: Path, download: bool) -> tuple
         InputError: the set is absent, cut short or corrupt, or its download failed. Nothing half-written is left.
     """
     try:
-        packed = [archive for archive in _archives(dataset, data_path) if not archive.is_unpacked()]
+        packed = _packed(dataset, data_path)
         unusable = [archive for archive in packed if not archive.is_whole()]
         if unusable and not download:
             raise _refusal(dataset, data_path, unusable)
-        for archive in unusable:
-            _fetch(dataset, archive)
-        for archive in packed:
-            _unpack(archive.path)
+        if packed:
+            with locked(data_path / f".{dataset}.lock"):
+                _fetch_and_unpack(dataset, data_path, download)
         return _read(dataset, data_path, train=True), _read(dataset, data_path, train=False)
     except OSError as error:
         raise InputError(f"cannot unpack or read {dataset} in {data_path}: {error}.") from error
+
+
+def _packed(dataset: str, data_path: Path) -> list[Archive]:
+    return [archive for archive in _archives(dataset, data_path) if not archive.is_unpacked()]
+
+
+def _fetch_and_unpack(dataset: str, data_path: Path, download: bool) -> None:
+    """What is packed still: another process may have unpacked it while this one waited for the lock."""
+    for archive in _packed(dataset, data_path):
+        if download and not archive.is_whole():
+            _fetch(dataset, archive)
+        _unpack(archive.path)
 
 
 def _archives(dataset: str, data_path: Path) -> list[Archive]:

@@ -2,16 +2,21 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from utils.errors import InputError
-from utils.files import read_tensors, replacing, replacing_folder, write_json, write_tensors
+from tests.conftest import ROOT
+from utils.errors import InputError, WriteError
+from utils.files import locked, read_tensors, replacing, replacing_folder, write_json, write_tensors
 
 
 class Interrupt(Exception):
@@ -120,6 +125,30 @@ def test_replacing_folder_does_not_replace_one_that_holds_files(tmp_path):
         write()
     assert names(tmp_path / "folder") == ["mine"]
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_lock_ends_with_a_process_that_is_killed(tmp_path):
+    path = tmp_path / "new" / "lock"
+    command = (
+        "import sys; from pathlib import Path; from utils.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", command, path], cwd=ROOT, text=True, **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with path.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with locked(path):
+        assert path.read_bytes() == b""
+    assert names(path.parent) == ["lock"]
+
+
+def test_a_lock_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="file/lock"), locked(tmp_path / "file" / "lock"):
+        pass
 
 
 def test_json(tmp_path):

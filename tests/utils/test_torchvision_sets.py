@@ -7,6 +7,8 @@ import pickle
 import shutil
 import struct
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +227,35 @@ def test_a_download_fetches_what_is_absent_or_damaged(dataset, tmp_path, monkeyp
     assert len(fetched) == len(archives)  # once is enough
 
 
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
+@pytest.mark.parametrize("download", [False, True])
+def test_several_at_once_fetch_and_unpack_once(dataset, download, tmp_path, monkeypatch):
+    """A lock is as good between threads as between processes."""
+    published, here = tmp_path / "published", tmp_path / "here"
+    archives = {archive.name: archive for archive in write(published, dataset, monkeypatch)}
+    if not download:
+        shutil.copytree(published, here)
+    fetched, unpacked, extract = [], [], torchvision_sets.extract_archive
+
+    def copy(url, folder, name, md5):
+        fetched.append(name)
+        time.sleep(0.1)  # time enough for the others to come
+        shutil.copy(archives[name], folder)
+
+    def watched(archive, folder):
+        unpacked.append(archive.name)
+        time.sleep(0.1)
+        extract(archive, folder)
+
+    monkeypatch.setattr(torchvision_sets, "download_url", copy)
+    monkeypatch.setattr(torchvision_sets, "extract_archive", watched)
+    with ThreadPoolExecutor(3) as pool:
+        tasks = list(pool.map(lambda _: load(dataset, here, download=download), range(3)))
+    assert [len(task.test) for task in tasks] == [TEST] * 3
+    assert sorted(fetched) == sorted(archives) * download
+    assert sorted(unpacked) == sorted(archives)
+
+
 def test_the_second_mirror_is_tried(tmp_path, monkeypatch):
     raw = write_mnist(tmp_path / "published", "mnist", monkeypatch)
 
@@ -247,4 +278,4 @@ def test_a_failed_download_says_how_to_do_it_by_hand(dataset, error, tmp_path, m
     monkeypatch.setattr(torchvision_sets, "download_url", half_a_download)
     text = complaint(dataset, tmp_path, download=True)
     assert text.startswith(f"--download of {dataset} failed ({error}): put https://")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f".{dataset}.lock"]
