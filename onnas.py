@@ -56,7 +56,7 @@ from search_space.onnas_flags import (
     settled_flags,
 )
 from search_space.task_search import chunk_count
-from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
+from torchmeta_loader import INPUT_SHAPES, content_digest, episode_loader, few_shot_tasks
 from utils.cell_picture import draw_genotype
 from utils.cli import ArgumentParser, run
 from utils.device import choose_device, device_name
@@ -130,9 +130,13 @@ def search_few_shot_tasks(args, device):
 
     def open_or_resume():
         """The plain values of the flags, and the rows of the tasks that are done."""
-        # What counts is the meta-cell's content, not its place: a run is not to go on with another one.
-        flags = {**vars(args), "meta_cell (SHA-256)": file_digest(args.meta_cell)}
-        flags["resume"] = args.resume or is_restarted(args.path)
+        flags = {
+            **vars(args),
+            # What counts is the content, not the place: a run is not to go on with others.
+            "data_path (SHA-256)": content_digest(tasks),
+            "meta_cell (SHA-256)": file_digest(args.meta_cell),
+            "resume": args.resume or is_restarted(args.path),
+        }
         values = check_run(args.path, flags, "onnas.py", files_of_runs("tasks.jsonl"), may_change(args))
         make_export_folder(args.export)
         remember_run(args.path)

@@ -28,7 +28,7 @@ from search_space.flags import add_run_flags, add_search_flags, add_task_flags, 
 from search_space.primitives import FEW_SHOT
 from search_space.search_record import SearchRecord
 from search_space.task_search import SearchSettings
-from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks, held_out_split
+from torchmeta_loader import INPUT_SHAPES, content_digest, episode_loader, few_shot_tasks, held_out_split
 from utils.cli import ArgumentParser, real, run, switch, whole
 from utils.device import choose_device, device_name
 from utils.errors import InputError
@@ -232,8 +232,13 @@ def main():
         The state: meta-cell, stem and head, alpha and beta.
         """
         initial = MetaCell.of(supernet, architecture, separate=args.cells == "separate")
-        start = {"meta_cell (SHA-256)": args.meta_cell and file_digest(args.meta_cell)}
-        flags = {**vars(args), **start, "resume": args.resume or is_restarted(args.path)}
+        flags = {
+            **vars(args),
+            # What counts is the content, not the place: a run is not to go on with others.
+            "data_path (SHA-256)": content_digest(train_tasks, test_tasks),
+            "meta_cell (SHA-256)": args.meta_cell and file_digest(args.meta_cell),
+            "resume": args.resume or is_restarted(args.path),
+        }
         # A decay reaches 0 at the end: a longer run would have been another one from its start.
         fixed = () if args.meta_lr_decay == "none" else ("meta_epochs",)
         may_change = tuple(flag for flag in MAY_CHANGE if flag not in fixed)

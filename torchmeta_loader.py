@@ -17,6 +17,8 @@ Run as a script, it turns a manual download into what torchmeta reads:
 
 import argparse
 import copy
+import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,6 +96,7 @@ def few_shot_tasks(
         )
     tasks = FewShotTasks(class_dataset, ways=ways, shots=shots, queries=queries, seed=seed, size=size)
     if dataset != "synthetic":
+        tasks.content = (class_dataset.labels, counts)
         try:
             tasks.images = _decoded_once(dataset, class_dataset, counts, folder)
         except WriteError as error:
@@ -104,6 +107,16 @@ def few_shot_tasks(
 def held_out_split(dataset: str, use_vinyals_split: bool) -> str:
     """The split to watch training on: "val", but "test" for Omniglot's background/evaluation split, without a "val"."""
     return "test" if dataset == "omniglot" and not use_vinyals_split else "val"
+
+
+def content_digest(*splits: "FewShotTasks") -> str | None:
+    """The SHA-256 of what tells the splits' data from others, wherever they lie; None: the seed settles the glyphs.
+
+    What tells them are the classes' names and numbers of images, in the order from which tasks are drawn. The images
+    themselves, hundreds of MiB, are not read for it.
+    """
+    told = [tasks.content for tasks in splits]
+    return None if None in told else hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def episode_loader(tasks: "FewShotTasks", episodes: Sequence[int], batch_size: int = 1, workers: int = 0) -> DataLoader:
@@ -138,6 +151,7 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
     ``tasks[7]["support"]`` is a data set, by torchmeta alone; ``tasks.load(7)["support"]`` the same as tensors.
 
     Attributes:
+        content: the names of the classes and the number of images of each; None: they are drawn, not read.
         images: the data set's images, decoded once; None: an image is decoded, or drawn, when it is asked for.
         notes: sentences for the user.
 
@@ -154,6 +168,7 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         splitter = torchmeta.transforms.ClassSplitter(num_support_per_class=shots, num_query_per_class=queries)
         super().__init__(class_dataset, ways, target_transform=Categorical(ways), dataset_transform=splitter)
         self.draw_seed, self.size = seed, size
+        self.content: tuple[list, list[int]] | None = None
         self.images: ClassImages | None = None
         self.notes: tuple[str, ...] = ()
 

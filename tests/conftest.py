@@ -17,6 +17,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -202,6 +204,22 @@ def fill(folder: Path) -> Path:
         while True:
             file.write(bytes(4096))
     return ballast
+
+
+def write_omniglot(folder: Path, alphabet: str = "Latin", **characters: int) -> Path:
+    """Random drawings, prepared, with so many characters in each of Vinyals' splits (4 if not given); the folder."""
+    path, splits = folder / "omniglot", {"train": [], "val": [], "test": []}
+    path.mkdir(parents=True)
+    with h5py.File(path / "data.hdf5", "w") as file:
+        for seed, split in enumerate(splits):
+            for number in range(characters.get(split, 4)):
+                splits[split].append(["images_background", alphabet, f"{split}{number}"])
+                drawings = np.random.default_rng((seed, number)).integers(0, 256, (20, 105, 105), np.uint8)
+                file["/".join(splits[split][-1])] = drawings
+    labels = {"train": [], "test": [], **{f"vinyals_{split}": names for split, names in splits.items()}}
+    for name, listed in labels.items():
+        (path / f"{name}_labels.json").write_text(json.dumps(listed))
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

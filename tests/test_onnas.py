@@ -18,7 +18,7 @@ import onnas
 from onnas import METERED_TASKS
 from search_space.flags import normalizer
 from search_space.normalizers import Normalizer
-from tests.conftest import contents, fill, rows, wait_for
+from tests.conftest import contents, fill, rows, wait_for, write_omniglot
 from utils.memory import KINDS
 
 TIMES = ("seconds", "seconds_per_step")
@@ -485,6 +485,32 @@ def test_search_is_not_resumed_with_a_meta_cell_that_has_changed(scripts, traine
     assert contents(path) == before
     shutil.copy(trained / "meta_cell.pt", meta_cell)
     scripts.onnas(meta_cell, path, "--eval_epochs", 2, "--resume").succeeded()
+
+
+def test_search_is_resumed_on_the_same_data_only(scripts, trained, tmp_path):
+    """Wherever they lie; data that the run does not use may change."""
+
+    def search(data, *flags):
+        flags = ("--dataset", "omniglot", "--data_path", data, *flags)
+        return scripts.onnas(trained / "meta_cell.pt", path, *flags)
+
+    path, data = tmp_path / "run", write_omniglot(tmp_path / "data")
+    search(data, "--eval_epochs", 1).succeeded()
+    before, settings = contents(path), json.loads((path / "results.json").read_text())["settings"]
+    for changes in ({"test": 5}, {"alphabet": "Greek"}):
+        other = write_omniglot(tmp_path / str(changes), **changes)
+        refused = search(other, "--resume")
+        assert refused.status == 2
+        complaint = refused.stderr.splitlines()[-1]  # after the bar of decoding
+        assert "--resume needs the run's own settings: --data_path (SHA-256)" in complaint
+    assert contents(path) == before
+    moved = write_omniglot(tmp_path / "moved", train=5)
+    search(moved, "--eval_epochs", 2, "--resume").succeeded()
+    assert len(rows(path / "tasks.jsonl")) == 2
+    # An older run did not say what its data were: it goes on.
+    del settings["data_path (SHA-256)"]
+    (path / "args.json").write_text(json.dumps(settings))
+    search(data, "--eval_epochs", 3, "--resume").succeeded()
 
 
 def test_results_whose_tasks_are_gone_are_not_overwritten(scripts, trained, searched, tmp_path):

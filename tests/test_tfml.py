@@ -16,7 +16,7 @@ import torch
 
 import tfml
 from search_space.evaluation import TaskResult
-from tests.conftest import ROOT, Scripts, contents, fill, rows, wait_for
+from tests.conftest import ROOT, Scripts, contents, fill, rows, wait_for, write_omniglot
 from utils.ranks import Ranks
 
 TIMES = ("seconds", "tasks_per_second")
@@ -454,6 +454,27 @@ def test_rest_of_a_run_is_not_resumed(scripts, tmp_path, trained, missing):
     before = contents(path)
     assert missing in scripts.tfml(path, "--resume").complaint()
     assert contents(path) == before
+
+
+def test_training_is_resumed_on_the_same_data_only(scripts, tmp_path):
+    """Those of the training and of the meta-tests, wherever they lie."""
+
+    def train(data, *flags):
+        return scripts.tfml(path, "--dataset", "omniglot", "--data_path", data, *flags)
+
+    path, data = tmp_path / "run", write_omniglot(tmp_path / "data")
+    train(data, "--meta_epochs", 1).succeeded()
+    before = contents(path)
+    for changes in ({"train": 5}, {"val": 5}):
+        other = write_omniglot(tmp_path / str(changes), **changes)
+        refused = train(other, "--resume")
+        assert refused.status == 2
+        complaint = refused.stderr.splitlines()[-1]  # after the bar of decoding
+        assert "--resume needs the run's own settings: --data_path (SHA-256)" in complaint
+    assert contents(path) == before
+    moved = write_omniglot(tmp_path / "moved", test=5)
+    train(moved, "--meta_epochs", 2, "--resume").succeeded()
+    assert len(rows(path / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("resume", [(), ("--resume",)])

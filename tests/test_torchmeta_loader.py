@@ -25,7 +25,14 @@ from torchvision.transforms import Compose, Resize, ToTensor
 
 import torchmeta_loader
 from tests.conftest import wait_for
-from torchmeta_loader import INPUT_SHAPES, SyntheticGlyphs, episode_loader, few_shot_tasks, held_out_split
+from torchmeta_loader import (
+    INPUT_SHAPES,
+    SyntheticGlyphs,
+    content_digest,
+    episode_loader,
+    few_shot_tasks,
+    held_out_split,
+)
 from utils import prepare_data
 from utils.errors import InputError
 from utils.files import locked
@@ -388,6 +395,22 @@ def test_classes_of_several_sizes_are_drawn_as_by_torchmeta(miniimagenet_files, 
     assert draw(tasks, range(12)) == through_torchmeta(tasks, range(12))
     with pytest.raises(InputError, match="a class of miniimagenet has 6 images"):
         make("miniimagenet", "train", tmp_path, shots=5, queries=2)
+
+
+def test_the_digest_tells_data_by_their_content(data, miniimagenet_files, tmp_path):
+    def digest(folder, *splits, dataset="miniimagenet"):
+        return content_digest(*(make(dataset, split, folder) for split in splits))
+
+    changed = {split: dict(members) for split, members in miniimagenet_files.items()}
+    del changed["val"]["val/nval0001/image3.jpg"]
+    for image in range(8):
+        changed["test"][f"test/ntest9999/image{image}.jpg"] = changed["test"].pop(f"test/ntest0004/image{image}.jpg")
+    prepare_data.prepare("miniimagenet", miniimagenet_tars(tmp_path / "source", changed), tmp_path)
+    alike = {split: digest(tmp_path, split) == digest(data, split) for split in SPLITS}
+    assert alike == {"train": True, "val": False, "test": False}
+    assert digest(tmp_path, "train", "val") != digest(data, "train", "val")
+    assert len({digest(data, split, dataset=name) for name in ("omniglot", "miniimagenet") for split in SPLITS}) == 6
+    assert digest(tmp_path, "train", "val", dataset="synthetic") is None
 
 
 @pytest.mark.parametrize("dataset", ["omniglot", "miniimagenet"])

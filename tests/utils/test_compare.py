@@ -206,6 +206,10 @@ def test_what_onnas_says_goes_to_stderr(comparison):
         (few_shot(0.5, 0.6, 0.7, dataset="synthetic"), "dataset is synthetic and omniglot"),
         (few_shot(0.5, 0.6, 0.7, shots=5), "shots is 5 and 1"),
         (few_shot(0.5, 0.6, 0.7, settings={"seed": 22}), "--seed is 22 and 21"),
+        (
+            few_shot(0.5, 0.6, 0.7, settings={"seed": 21, "data_path (SHA-256)": "ab"}),
+            "--data_path (by its content) is ab and None",
+        ),
         (few_shot(0.5, 0.6), "--eval_epochs"),
     ],
 )

@@ -164,6 +164,7 @@ def test_differences_are_on_the_tasks_that_both_ran(tmp_path):
         ({"test_task_train_steps": 5}, {}),
         ({"transductive": 0}, {}),
         ({"use_vinyals_split": 0}, {}),
+        ({"data_path (SHA-256)": "ab"}, {}),
         ({}, {"queries": 1}),
         ({}, {"data": {"split": "test", "classes": 100, "images": 2000}}),
     ],
