@@ -49,11 +49,12 @@ class Finished:
         assert self.status == 0, self.stderr
         return self
 
-    def complaint(self) -> str:
-        """The one line that a script says when it refuses."""
+    def complaint(self, after_a_bar: bool = False) -> str:
+        """The one line that a script says when it refuses; a progress bar may have come before it."""
         assert "Traceback" not in self.stderr, self.stderr
         assert self.status == 2, (self.status, self.stderr)
-        (line,) = self.stderr.splitlines()
+        *before, line = self.stderr.splitlines()
+        assert after_a_bar or not before, self.stderr
         return line
 
 

@@ -44,8 +44,8 @@ def parse_args():
     return parser.parse_args()
 
 
-def measure(args, numbers: range) -> dict[tuple[str, bool], list[float]]:
-    """The accuracies on the tasks of these numbers: {(way to search, transductive): one a task}."""
+def measure(args) -> dict[tuple[str, bool], list[float]]:
+    """The accuracies, from 0 to 1: {(way to search, transductive): one a task}."""
     meta_cell = load_meta_cell(args.meta_cell)
     tasks = few_shot_tasks("omniglot", "test", ways=5, shots=5, queries=15, seed=args.seed, data_path=args.data_path)
     supernet, architecture = build_supernet(meta_cell.settings, 5, args.seed)
@@ -59,8 +59,8 @@ def measure(args, numbers: range) -> dict[tuple[str, bool], list[float]]:
         normalizer=Normalizer(anneal_mode="none"),
     )
     accuracies = {(name, transductive): [] for name in WAYS_TO_SEARCH for transductive in (True, False)}
-    bar = progress_bar(episode_loader(tasks, numbers), "accuracy", "task", 0, len(numbers))
-    for task, batch in zip(numbers, bar, strict=True):
+    bar = progress_bar(episode_loader(tasks, range(args.eval_epochs)), "accuracy", "task", 0, args.eval_epochs)
+    for task, batch in enumerate(bar):
         images, labels, query, query_labels = (tensor[0] for part in ("support", "query") for tensor in batch[part])
         for name, changes in WAYS_TO_SEARCH.items():
             meta_cell.unfold(supernet, architecture)
@@ -77,7 +77,7 @@ def measure(args, numbers: range) -> dict[tuple[str, bool], list[float]]:
 
 def main():
     args = parse_args()
-    accuracies = measure(args, range(args.eval_epochs))
+    accuracies = measure(args)
     print(f"{args.eval_epochs} tasks, batches of {args.batch_size} in {args.split_num}; percent, with 95 % intervals\n")
     print("| search | transductive | difference to full | image by image | difference to full |")
     print("| --- | --- | --- | --- | --- |")

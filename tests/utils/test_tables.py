@@ -11,6 +11,7 @@ import pytest
 
 import onnas
 import tfml
+from search_space.methods import METHODS, method_flags
 from tests.conftest import ROOT
 from utils import compare
 from utils.cli import run
@@ -173,6 +174,12 @@ def test_runs_of_other_tasks_have_no_difference(tmp_path, flags, changes):
     few_shot_run(tmp_path / "full", "full", [0.9, 0.8])
     few_shot_run(tmp_path / "onnas", "onnas", [0.8, 0.8], flags, **changes)
     assert few_shot_row(tmp_path, "5-way 5-shot", "onnas")["difference to full (%)"] == ""
+
+
+def test_the_table_knows_which_methods_settle_how_alpha_relaxes():
+    settled = {name: set(method_flags(name)) for name in METHODS}
+    assert {name for name, flags in settled.items() if flags} == set(few_shot.OWN_RELAXATION)
+    assert all(settled[name] == set(few_shot.RELAXATION) for name in few_shot.OWN_RELAXATION)
 
 
 @pytest.mark.parametrize(
