@@ -24,14 +24,23 @@ from models.derived_network import DerivedNetwork
 from models.frozen_supernet import FrozenSupernet
 from models.supernet import Supernet
 from models.textbook_norm import with_textbook_norm
-from search_space.board import Board, FullTaskBoard, record_of
+from search_space.board.board import Board, FullTaskBoard, record_of
 from search_space.build import build_supernet, load_meta_cell
-from search_space.derived_plan import count_macs
-from search_space.derived_training import DerivedTraining
 from search_space.evaluation import network_figures, search_task, start_task
-from search_space.flags import evaluation_settings
-from search_space.full_task import FullTaskSearch
-from search_space.full_task_plan import (
+from search_space.flags.onnas import (
+    add_onnas_flags,
+    check_agreement,
+    check_flags,
+    choose_settings,
+    files_of_runs,
+    first_settings,
+    make_export_folder,
+    settled_flags,
+)
+from search_space.flags.shared import evaluation_settings
+from search_space.full_task.derived_plan import count_macs
+from search_space.full_task.derived_training import DerivedTraining
+from search_space.full_task.plan import (
     data_digest,
     derived_settings,
     derived_training_settings,
@@ -42,38 +51,29 @@ from search_space.full_task_plan import (
     resumed_epochs,
     task_size,
 )
+from search_space.full_task.search import FullTaskSearch
 from search_space.genotype import Genotype, random_genotype, save_genotype
-from search_space.memory_plan import TaskSize
+from search_space.memory.plan import TaskSize
 from search_space.methods import network_of
-from search_space.onnas_flags import (
-    add_onnas_flags,
-    check_agreement,
-    check_flags,
-    choose_settings,
-    files_of_runs,
-    first_settings,
-    make_export_folder,
-    settled_flags,
-)
 from search_space.task_search import chunk_count
 from torchmeta_loader import INPUT_SHAPES, content_digest, episode_loader, few_shot_tasks
-from utils.cell_picture import draw_genotype
-from utils.cli import ArgumentParser, run
-from utils.device import choose_device, device_name
+from utils.data.full_task_data import DATASETS, image_batches, load_full_task, stratified_halves
 from utils.draws import derive_seed
 from utils.errors import InputError
-from utils.event_log import EventLog
-from utils.examples import EXAMPLES, example_of
 from utils.export import export_network
-from utils.files import file_digest, write_json, write_tensors
-from utils.full_task_data import DATASETS, image_batches, load_full_task, stratified_halves
-from utils.intervals import mean_and_ci95
 from utils.memory import PeakMemory
-from utils.progress import progress_bar
-from utils.ranks import join_ranks
+from utils.pictures.cell_picture import draw_genotype
+from utils.pictures.event_log import EventLog
 from utils.report.page import write_report
-from utils.run_directory import JsonLines, check_run, open_run
-from utils.torchrun import is_restarted, refuse_processes, remember_run
+from utils.results.examples import EXAMPLES, example_of
+from utils.results.intervals import mean_and_ci95
+from utils.run.cli import ArgumentParser, run
+from utils.run.device import choose_device, device_name
+from utils.run.files import file_digest, write_json, write_tensors
+from utils.run.progress import progress_bar
+from utils.run.ranks import join_ranks
+from utils.run.run_directory import JsonLines, check_run, open_run
+from utils.run.torchrun import is_restarted, refuse_processes, remember_run
 
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
 # What may differ between a run and its continuation.

@@ -20,25 +20,32 @@ import torch
 
 from models.meta_cell import MetaCell, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
-from search_space.batched_search import adapt_tasks
-from search_space.board import Board
+from search_space.board.board import Board
+from search_space.board.search_record import SearchRecord
 from search_space.build import build_supernet, check_meta_cell, load_meta_cell
 from search_space.evaluation import network_figures, search_task
-from search_space.flags import add_run_flags, add_search_flags, add_task_flags, evaluation_settings, normalizer, preset
+from search_space.flags.shared import (
+    add_run_flags,
+    add_search_flags,
+    add_task_flags,
+    evaluation_settings,
+    normalizer,
+    preset,
+)
+from search_space.meta.batched_search import adapt_tasks
 from search_space.primitives import FEW_SHOT
-from search_space.search_record import SearchRecord
 from search_space.task_search import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, content_digest, episode_loader, few_shot_tasks, held_out_split
-from utils.cli import ArgumentParser, real, run, switch, whole
-from utils.device import choose_device, device_name
 from utils.errors import InputError
-from utils.files import file_digest, read_tensors, write_json, write_tensors
-from utils.intervals import mean_and_ci95
-from utils.progress import progress_bar
-from utils.ranks import join_ranks, use_one_thread
 from utils.report.page import write_report
-from utils.run_directory import JsonLines, check_run, open_run
-from utils.torchrun import is_restarted, remember_run
+from utils.results.intervals import mean_and_ci95
+from utils.run.cli import ArgumentParser, real, run, switch, whole
+from utils.run.device import choose_device, device_name
+from utils.run.files import file_digest, read_tensors, write_json, write_tensors
+from utils.run.progress import progress_bar
+from utils.run.ranks import join_ranks, use_one_thread
+from utils.run.run_directory import JsonLines, check_run, open_run
+from utils.run.torchrun import is_restarted, remember_run
 
 # What may differ between a run and its continuation: how long it is, where and how it runs.
 MAY_CHANGE = (

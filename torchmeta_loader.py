@@ -31,12 +31,12 @@ from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 from torchvision.transforms import Compose, Resize, ToTensor
 
-from utils.class_images import ClassImages, open_class_images
-from utils.cli import ArgumentParser, run
+from utils.data.class_images import ClassImages, open_class_images
+from utils.data.prepare import WEBSITE, download, is_prepared, prepare, prepare_command
+from utils.data.torchmeta_mend import torchmeta
 from utils.draws import derive_seed, numpy_generator
 from utils.errors import InputError, WriteError
-from utils.prepare_data import WEBSITE, download, is_prepared, prepare, prepare_command
-from utils.torchmeta_mend import torchmeta
+from utils.run.cli import ArgumentParser, run
 
 ClassDataset = torchmeta.utils.data.ClassDataset
 ConcatTask = torchmeta.utils.data.ConcatTask

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.supernet import Supernet, SupernetSettings
 from utils.errors import InputError
-from utils.files import read_tensors, write_tensors
+from utils.run.files import read_tensors, write_tensors
 
 Tensors = dict[str, torch.Tensor]
 FORMAT = 1

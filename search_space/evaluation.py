@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from models.meta_cell import MetaCell
 from models.supernet import Supernet
 from search_space.architecture import Architecture
+from search_space.board.search_record import SearchRecord
 from search_space.genotype import read_genotype
-from search_space.search_record import SearchRecord
 from search_space.task_search import SearchSettings, TaskSearch
 from utils.memory import MIB, PeakMemory
 

@@ -13,7 +13,7 @@ from models.operations import OPERATIONS
 from models.supernet import EDGES, NORMAL, PAIRS, REDUCTION
 from search_space.architecture import Architecture, input_pairs
 from utils.errors import InputError
-from utils.files import replacing, write_json
+from utils.run.files import replacing, write_json
 
 CELLS = ("normal", "reduce")
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")

@@ -16,13 +16,13 @@ from models.supernet import SupernetSettings
 from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
-from utils.cli import ArgumentParser, folder, run, whole
-from utils.device import CHOICES, choose_device, device_name
-from utils.files import replacing, write_json
 from utils.memory import PeakMemory
-from utils.memory_bars import draw_memory_bars
-from utils.progress import progress_bar
-from utils.published import MEMORY, MEMORY_CPU, MEMORY_GPU
+from utils.pictures.memory_bars import draw_memory_bars
+from utils.results.published import MEMORY, MEMORY_CPU, MEMORY_GPU
+from utils.run.cli import ArgumentParser, folder, run, whole
+from utils.run.device import CHOICES, choose_device, device_name
+from utils.run.files import replacing, write_json
+from utils.run.progress import progress_bar
 
 WAYS, SHOTS, BATCH = 5, 5, 15
 SHAPES = {"miniImageNet": (3, 84, 84), "Omniglot": (1, 28, 28)}

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from search_space import batched_search
+from search_space.meta import batched_search
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 30  # seconds; none of the runs takes more than a few

@@ -16,7 +16,7 @@ import torch
 
 import onnas
 from onnas import METERED_TASKS
-from search_space.flags import normalizer
+from search_space.flags.shared import normalizer
 from search_space.normalizers import Normalizer
 from tests.conftest import contents, fill, rows, wait_for, write_omniglot
 from utils.memory import KINDS

@@ -19,10 +19,10 @@ from torch import distributed
 from tests.conftest import ROOT, contents, rows, wait_for
 from tests.test_onnas import assert_same_run as assert_same_search
 from tests.test_tfml import assert_same_run, tensors
-from utils import torchrun
 from utils.errors import InputError
-from utils.ranks import ENDED, Ranks, _packed, join_ranks, use_one_thread
-from utils.torchrun import is_first_to_say, is_restarted, process_count, refuse_processes, remember_run
+from utils.run import torchrun
+from utils.run.ranks import ENDED, Ranks, _packed, join_ranks, use_one_thread
+from utils.run.torchrun import is_first_to_say, is_restarted, process_count, refuse_processes, remember_run
 
 # Three tasks do not go into two equal shares; five meta-epochs, three of them with alpha and beta.
 TRAINING = ("--meta_epochs", 5, "--meta_batch_size", 3, "--tasks_at_once", 2, "--eval_freq", 3, "--eval_epochs", 3)

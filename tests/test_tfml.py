@@ -17,7 +17,7 @@ import torch
 import tfml
 from search_space.evaluation import TaskResult
 from tests.conftest import ROOT, Scripts, contents, fill, rows, wait_for, write_omniglot
-from utils.ranks import Ranks
+from utils.run.ranks import Ranks
 
 TIMES = ("seconds", "tasks_per_second")
 TRAINING_KEYS = {"meta_epoch", "train_loss", "train_accuracy", *TIMES}

@@ -33,10 +33,10 @@ from torchmeta_loader import (
     few_shot_tasks,
     held_out_split,
 )
-from utils import prepare_data
+from utils.data import prepare as prepare_data
+from utils.data.torchmeta_mend import torchmeta
 from utils.errors import InputError
-from utils.files import locked
-from utils.torchmeta_mend import torchmeta
+from utils.run.files import locked
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "val", "test")

@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import ArgumentParser, folder, run, whole
 from utils.errors import InputError
-from utils.files import replacing, write_json
-from utils.outcomes import FEW_SHOT, FULL, MEASURES, Measure, Outcome, as_row, check_same_tasks, read_outcome
+from utils.results.outcomes import FEW_SHOT, FULL, MEASURES, Measure, Outcome, as_row, check_same_tasks, read_outcome
+from utils.run.cli import ArgumentParser, folder, run, whole
+from utils.run.files import replacing, write_json
 
 ONNAS = Path(__file__).resolve().parents[1] / "onnas.py"
 METHODS = ("full", "darts", "pcdarts", "metanas", "random", "onnas")

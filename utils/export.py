@@ -15,7 +15,7 @@ from torch import nn
 
 from utils.draws import torch_generator
 from utils.errors import InputError
-from utils.files import replacing
+from utils.run.files import replacing
 
 SUFFIXES = (".onnx", ".pt2")
 METADATA = "metadata.json"  # its name within a .pt2 file

@@ -5,8 +5,8 @@ python -m utils.quickstart_table --trained DIR --untrained DIR --tfml DIR
 
 from pathlib import Path
 
-from utils.cli import ArgumentParser, run
-from utils.results import read_rows
+from utils.results.rows import read_rows
+from utils.run.cli import ArgumentParser, run
 
 WRITER = "quickstart.sh"
 

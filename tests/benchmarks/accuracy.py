@@ -16,9 +16,9 @@ from search_space.build import build_supernet, load_meta_cell
 from search_space.normalizers import Normalizer
 from search_space.task_search import FASTEST, SearchSettings, TaskSearch
 from torchmeta_loader import episode_loader, few_shot_tasks
-from utils.cli import ArgumentParser, folder, real, run, whole
-from utils.intervals import mean_and_ci95
-from utils.progress import progress_bar
+from utils.results.intervals import mean_and_ci95
+from utils.run.cli import ArgumentParser, folder, real, run, whole
+from utils.run.progress import progress_bar
 
 EPOCHS = 10  # over a task's support set
 WAYS_TO_SEARCH = {

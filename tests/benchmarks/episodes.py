@@ -18,8 +18,8 @@ from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import SearchSettings, TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
-from utils.cli import ArgumentParser, folder, run, whole
-from utils.device import CHOICES, choose_device
+from utils.run.cli import ArgumentParser, folder, run, whole
+from utils.run.device import CHOICES, choose_device
 
 WAYS = 5
 # Support images a class, epochs, images of a batch.

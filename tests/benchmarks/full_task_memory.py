@@ -10,12 +10,12 @@ import torch
 
 from models.supernet import SupernetSettings
 from search_space.build import build_supernet
-from search_space.full_task import FullTaskSearch
+from search_space.full_task.search import FullTaskSearch
 from search_space.memory_table import ONE_PAIR
 from search_space.primitives import FULL_TASK
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings
-from utils.cli import ArgumentParser, run
-from utils.device import CHOICES, choose_device
+from utils.run.cli import ArgumentParser, run
+from utils.run.device import CHOICES, choose_device
 
 BATCH, SHAPE, WAYS, STEPS = 64, (3, 32, 32), 10, 2
 FULL = "full, ordinary back-propagation, batches whole"

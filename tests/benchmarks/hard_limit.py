@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import ArgumentParser, folder, real, run
 from utils.errors import InputError
+from utils.run.cli import ArgumentParser, folder, real, run
 
 MIB = 2**20
 ONNAS = Path(__file__).resolve().parents[2] / "onnas.py"

@@ -15,9 +15,9 @@ from statistics import fmean, stdev
 
 from search_space.genotype import random_genotype, save_genotype
 from search_space.primitives import FULL_TASK
-from utils.cli import ArgumentParser, folder, run, whole
 from utils.draws import torch_generator
 from utils.errors import InputError
+from utils.run.cli import ArgumentParser, folder, run, whole
 
 ONNAS = Path(__file__).resolve().parents[2] / "onnas.py"
 

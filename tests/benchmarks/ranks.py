@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from utils.cli import ArgumentParser, run, whole
 from utils.errors import InputError
+from utils.run.cli import ArgumentParser, run, whole
 
 FLAGS = (
     "--dataset synthetic --init_channels 8 --layers 2 --reduction_layers 0 1 "

@@ -18,8 +18,8 @@ from search_space.build import build_supernet
 from search_space.memory_table import ONE_PAIR, SHAPES, WAYS
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
-from utils.cli import ArgumentParser, run, whole
-from utils.device import CHOICES, choose_device
+from utils.run.cli import ArgumentParser, run, whole
+from utils.run.device import CHOICES, choose_device
 
 BATCH, SPLIT_NUM = 15, 5
 TEXTBOOK, PLAIN = "plain autograd, all candidates, PyTorch's BN", "plain autograd, all candidates"

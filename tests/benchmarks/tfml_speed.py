@@ -23,12 +23,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
-from search_space.batched_search import adapt_tasks
 from search_space.build import build_supernet
+from search_space.meta.batched_search import adapt_tasks
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import SearchSettings, batches
 from tests.benchmarks.textbook import Textbook
-from utils.cli import ArgumentParser, run, whole
+from utils.run.cli import ArgumentParser, run, whole
 
 WAYS, SUPPORT, BATCH, EPOCHS = 5, 75, 20, 5  # EPOCHS: those of a published task
 SETTINGS = SearchSettings(1, 1, BATCH, 0.005, 0.005, drop_path_prob=0.2)

@@ -18,8 +18,8 @@ from PIL import Image
 
 from tests.test_tfml import assert_same_run
 from torchmeta_loader import episode_loader, few_shot_tasks
-from utils.prepare_data import prepare
-from utils.torchmeta_mend import torchmeta
+from utils.data.prepare import prepare
+from utils.data.torchmeta_mend import torchmeta
 
 SPLITS = ("train", "val", "test")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.readme.pages import ROOT, Block, as_script, blocks, pages
 from tests.readme.parsing import make_commands
-from utils.cli import ArgumentParser, folder, run
 from utils.errors import InputError
+from utils.run.cli import ArgumentParser, folder, run
 
 # In bash: the status of a block is that of its last command that failed.
 START = "trap 'block_status=$?' ERR"

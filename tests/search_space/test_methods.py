@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.step_by_step import Chunk, step_by_step_backward
 from search_space.architecture import Architecture
-from search_space.flags import normalizer
+from search_space.flags.shared import normalizer
 from search_space.methods import METHODS, method_flags, network_of, settings_of
 from search_space.normalizers import AnnealedNormalizer, Normalizer
 from search_space.selection import Selector

@@ -13,7 +13,7 @@ import pytest
 from search_space import methods
 from tests.conftest import ROOT, Scripts, contents, rows, wait_for
 from utils import compare
-from utils.cli import run
+from utils.run.cli import run
 
 # Stands in for onnas.py: logs how it was called, and writes what FAKE_RESULTS says for the folder, or fails as told.
 FAKE = """
@@ -352,7 +352,7 @@ def test_ctrl_c_that_only_the_run_has_seen(comparison):
 def test_ctrl_c_lets_the_run_end_in_order(comparison, tmp_path):
     comparison.tell({"full": {"waits": 30}})
     code = (
-        "from pathlib import Path; from utils.cli import run; from utils.compare import main; "
+        "from pathlib import Path; from utils.run.cli import run; from utils.compare import main; "
         f"run(lambda: main(Path({str(comparison.script)!r})), 'utils.compare', 'it goes on.')"
     )
     flags = ["--path", str(comparison.path), "--methods", "full", "--meta_cell", "cell.pt"]

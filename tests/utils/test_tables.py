@@ -14,8 +14,8 @@ import tfml
 from search_space.methods import METHODS, method_flags
 from tests.conftest import ROOT
 from utils import compare
-from utils.cli import run
 from utils.errors import InputError
+from utils.run.cli import run
 from utils.tables import __main__ as command
 from utils.tables import few_shot, full_task, memory, storage
 from utils.tables.runs import find_runs

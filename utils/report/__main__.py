@@ -3,8 +3,8 @@
 python -m utils.report RUN_FOLDER
 """
 
-from utils.cli import ArgumentParser, folder, run
 from utils.report.page import write_report
+from utils.run.cli import ArgumentParser, folder, run
 
 
 def main():

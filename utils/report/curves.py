@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from utils.intervals import mean_and_ci95
 from utils.report.chart import Curve, chart
 from utils.report.markup import Markup, tag
 from utils.report.run_files import FEW_SHOT, FULL, TFML
+from utils.results.intervals import mean_and_ci95
 
 POINTS = 100  # of a curve
 

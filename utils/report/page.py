@@ -5,12 +5,12 @@ from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
 
-from utils.files import replacing
 from utils.memory import KINDS
 from utils.report.cell import draw_cell
 from utils.report.curves import charts
 from utils.report.markup import Markup, join, tag
 from utils.report.run_files import FEW_SHOT, FULL, TFML, RunFiles, read_run
+from utils.run.files import replacing
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 NAME = "report.html"

@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import fmean
 
 from utils.errors import InputError
-from utils.intervals import mean_and_ci95
-from utils.results import read_rows
-from utils.run_directory import read_lines
+from utils.results.intervals import mean_and_ci95
+from utils.results.rows import read_rows
+from utils.run.run_directory import read_lines
 
 WRITER = "tfml.py or onnas.py"
 TFML, FEW_SHOT, FULL = "tfml", "fewshot", "full"

@@ -8,9 +8,9 @@ few_shot.png into --path. What was not run is "not run"; each table is followed 
 
 from pathlib import Path
 
-from utils.cli import ArgumentParser, folder, run
 from utils.errors import InputError
-from utils.files import replacing, write_json
+from utils.run.cli import ArgumentParser, folder, run
+from utils.run.files import replacing, write_json
 from utils.tables import few_shot, full_task, memory, storage
 from utils.tables.accuracy_chart import draw_accuracy
 from utils.tables.runs import UnfinishedRun, find_runs

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from utils.files import replacing
+from utils.run.files import replacing
 from utils.tables.few_shot import OF_PAPER, RUN, UNFINISHED
 from utils.tables.text import percent, title
 

@@ -1,8 +1,8 @@
 """Table of few-shot accuracy: by data set, ways, shots and method, with the paired difference to ``full``."""
 
 from utils.compare import METHODS
-from utils.outcomes import FEW_SHOT, MEASURES, Outcome, as_row, differences, read_outcome, schedule, tasks_of
-from utils.published import REPTILE, TITLES
+from utils.results.outcomes import FEW_SHOT, MEASURES, Outcome, as_row, differences, read_outcome, schedule, tasks_of
+from utils.results.published import REPTILE, TITLES
 from utils.tables.runs import Run, Runs, UnfinishedRun
 from utils.tables.text import (
     NOT_RUN,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from utils.compare import METHODS
-from utils.outcomes import FULL, MEASURES, as_row, read_outcome, schedule
+from utils.results.outcomes import FULL, MEASURES, as_row, read_outcome, schedule
 from utils.tables.runs import Run, Runs, UnfinishedRun
 from utils.tables.text import (
     NOT_RUN,

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from utils.memory_bars import draw_memory_bars
-from utils.published import MEMORY, MEMORY_CPU, MEMORY_GPU
+from utils.pictures.memory_bars import draw_memory_bars
+from utils.results.published import MEMORY, MEMORY_CPU, MEMORY_GPU
 from utils.tables.runs import Run, Runs
 from utils.tables.text import NOT_PUBLISHED, NOT_RUN, device_name, markdown_table, number, title
 

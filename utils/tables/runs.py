@@ -6,8 +6,8 @@ from pathlib import Path
 
 from utils.compare import METHODS
 from utils.errors import InputError
-from utils.outcomes import FEW_SHOT, FULL
-from utils.results import read_rows
+from utils.results.outcomes import FEW_SHOT, FULL
+from utils.results.rows import read_rows
 
 TFML, MEMORY = "tfml", "memory"
 # Each tells a run's folder.

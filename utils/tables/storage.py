@@ -1,6 +1,6 @@
 """Table of storage: n cells against one meta-cell."""
 
-from utils.published import STORAGE_RATIO
+from utils.results.published import STORAGE_RATIO
 from utils.tables.runs import Runs
 from utils.tables.text import NOT_RUN, few_shot_data, markdown_table, meta_cell_name, number, title
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import timedelta
 
-from utils.published import FEW_SHOT_SPLITS, FULL_TASKS, TITLES
+from utils.results.published import FEW_SHOT_SPLITS, FULL_TASKS, TITLES
 
 NOT_RUN, NOT_PUBLISHED = "not run", "not published"
 COMPLETE, NOT_RECORDED = "complete", "size not recorded"

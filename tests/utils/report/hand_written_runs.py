@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from utils.examples import example_of
 from utils.memory import KINDS
+from utils.results.examples import example_of
 
 GENOTYPE = {
     "normal": [["max_pool_3x3", 0], ["conv_1x5_5x1", 1], ["dil_conv_3x3", 0], ["skip_connect", 2]],
