@@ -1,8 +1,8 @@
 """Few-shot task distributions over torchmeta: Omniglot, miniImageNet, synthetic glyphs.
 
     tasks = few_shot_tasks("omniglot", "train", ways=5, shots=1, queries=15, seed=21, data_path="data")
-    for batch in episode_loader(tasks, range(1000), batch_size=10):
-        images, labels = batch["support"]  # float32 (10, 5, 1, 28, 28) in [0, 1], int64 (10, 5)
+    for episode in episodes(tasks, range(1000)):
+        episode.support, episode.support_labels  # float32 (5, 1, 28, 28) in [0, 1], int64 (5,)
 
 torchmeta draws its tasks from global generators. Here every draw depends only on (seed, what it is for, episode), so
 episode 7 is the same task whatever ran before it, in whatever batch it comes and in whichever process it is loaded.
@@ -20,7 +20,7 @@ import copy
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, default_collate, get_worker_info
 from torchvision.transforms import Compose, Resize, ToTensor
 
 from utils.data.class_images import ClassImages, open_class_images
+from utils.data.episode import Episode
 from utils.data.prepare import WEBSITE, download, is_prepared, prepare, prepare_command
 from utils.data.torchmeta_mend import torchmeta
 from utils.draws import derive_seed, numpy_generator
@@ -119,8 +120,25 @@ def content_digest(*splits: "FewShotTasks") -> str | None:
     return None if None in told else hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
+def episodes(tasks: "FewShotTasks", numbers: Sequence[int], workers: int = 0) -> Iterator[Episode]:
+    """Yields exactly these episodes, in order.
+
+    Args:
+        workers: processes that load ahead; 0: this one loads each when it is asked for.
+    """
+    loader = DataLoader(
+        _Episodes(tasks),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        worker_init_fn=_open_own_file,
+        generator=torch.Generator(),  # without one, it draws the seeds of its workers from torch's global one
+    )
+    return iter(loader)
+
+
 def episode_loader(tasks: "FewShotTasks", episodes: Sequence[int], batch_size: int = 1, workers: int = 0) -> DataLoader:
-    """Loads exactly these episodes, in order.
+    """Loads exactly these episodes, in order (the old form of :func:`episodes`, until all callers have gone over).
 
     Each batch is ``{"support": [images, labels], "query": [images, labels]}``, ordered class by class: images float32
     (batch, ways * images a class, channels, height, width) in [0, 1], labels int64 (batch, ways * images a class).
@@ -133,7 +151,16 @@ def episode_loader(tasks: "FewShotTasks", episodes: Sequence[int], batch_size: i
         num_workers=workers,
         worker_init_fn=_open_own_file,
         generator=torch.Generator(),  # without one, it draws the seeds of its workers from torch's global one
+        collate_fn=_old_batch,
     )
+
+
+def _old_batch(loaded: list[Episode]) -> dict[str, list[torch.Tensor]]:
+    parts = {
+        "support": [(episode.support, episode.support_labels) for episode in loaded],
+        "query": [(episode.query, episode.query_labels) for episode in loaded],
+    }
+    return {part: default_collate(pairs) for part, pairs in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -148,7 +175,7 @@ class SplitSize:
 class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
     """The ways-way tasks over a data set of classes, indexed by episode.
 
-    ``tasks[7]["support"]`` is a data set, by torchmeta alone; ``tasks.load(7)["support"]`` the same as tensors.
+    ``tasks[7]["support"]`` is a data set, by torchmeta alone; ``tasks.load(7)`` the same as tensors.
 
     Attributes:
         content: the names of the classes and the number of images of each; None: they are drawn, not read.
@@ -177,10 +204,16 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         self._seed_splitter(episode)
         return super().__getitem__(tuple(self._classes(episode)))
 
-    def load(self, episode: int) -> dict[str, list[torch.Tensor]]:
-        """The task of an episode: {"support": [images (N, C, H, W), labels (N,)], "query": ...}."""
+    def load(self, number: int) -> Episode:
+        """The episode of this number, as tensors."""
         if self.images is None:
-            return {part: default_collate(list(images)) for part, images in self[episode].items()}
+            parts = {part: default_collate(list(images)) for part, images in self[number].items()}
+        else:
+            parts = self._read(number)
+        return Episode(number, *parts["support"], *parts["query"], tuple(self.class_names(number)))
+
+    def _read(self, episode: int) -> dict[str, list[torch.Tensor]]:
+        """{"support": [images, labels], "query": ...}, from the images that were decoded once."""
         classes = self._classes(episode)
         counts = [self.images.counts[number] for number in classes]
         # torchmeta's splitter asks for no image: it draws places in the joined classes.
@@ -237,13 +270,13 @@ class _ClassSize(torchmeta.utils.data.Dataset):
 
 
 class _Episodes(torch.utils.data.Dataset):
-    """From an episode to its tensors."""
+    """From a number to its episode."""
 
     def __init__(self, tasks: FewShotTasks):
         self.tasks = tasks
 
-    def __getitem__(self, episode: int) -> dict[str, list[torch.Tensor]]:
-        return self.tasks.load(episode)
+    def __getitem__(self, number: int) -> Episode:
+        return self.tasks.load(number)
 
 
 def _without_open_file(class_dataset: ClassDataset) -> ClassDataset:
