@@ -7,7 +7,7 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, TypedDict
 
 from utils.results.checking import Rule, damaged, misfit_keys, read_json
 from utils.run.files import write_json
@@ -54,7 +54,17 @@ class FullTaskSize(TypedDict):
 # --- Settings: of args.json, what the report and the tables read ------------------------------------------------------
 
 
-class Settings(TypedDict):
+class OptionalSettings(TypedDict, total=False):
+    """What may be missing, as a flag that a kind of run does not have."""
+
+    name: str | None
+    seed: Count | None
+    split_num: Count | None
+    schedule: str | None
+    step_by_step: Count | None
+
+
+class Settings(OptionalSettings):
     """What both scripts record; further flags are there as well."""
 
     script: str
@@ -63,8 +73,6 @@ class Settings(TypedDict):
     k: Count
     q: Count
     eval_epochs: Count
-    name: NotRequired[str | None]
-    seed: NotRequired[Count | None]
 
 
 class OnnasSettings(Settings):
@@ -75,9 +83,6 @@ class OnnasSettings(Settings):
     epochs: Count
     derived_epochs: Count
     genotype: str | None
-    split_num: NotRequired[Count | None]
-    schedule: NotRequired[str | None]
-    step_by_step: NotRequired[Count | None]
 
 
 class TfmlSettings(Settings):
@@ -150,7 +155,7 @@ class FewShotResults(FoundFigures, Results):
 
 @dataclass(frozen=True, kw_only=True)
 class FullTaskResults(Results):
-    """Of onnas.py on a full task: the search, none where the genotype was given, then the derived network's training."""
+    """Of onnas.py on a full task: the search, none where the genotype was given, then training what was found."""
 
     writer: ClassVar[str] = "onnas.py"
     task: str = FULL
@@ -198,7 +203,7 @@ AnyResults = FewShotResults | FullTaskResults | MetaTrainingResults
 KINDS = {FEW_SHOT: FewShotResults, FULL: FullTaskResults, TFML: MetaTrainingResults}
 
 
-# --- The rows of logs, a line each --------------------------------------------------------------------------------------
+# --- The rows of logs, a line each ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +211,8 @@ class TaskRow(FoundFigures):
     """A test task, in tasks.jsonl: accuracies before and after adapting; the loss is that of the queries, after.
 
     loss: None if it is not finite. seconds: of adapting. seconds_per_step: median; a step is an architecture and a
-    weight step on one batch. peak_memory_mib, peak_memory_test_mib: of adapting and of testing, None where they were not
-    measured. predictions: the class that each query was given, after.
+    weight step on one batch. peak_memory_mib, peak_memory_test_mib: of adapting and of testing, None where not measured.
+    predictions: the class that each query was given, after.
     """
 
     writer: ClassVar[str] = "onnas.py"
@@ -281,7 +286,7 @@ class DerivedEpochRow:
 AnyRow = TaskRow | MetaEpochRow | SearchEpochRow | DerivedEpochRow
 
 
-# --- Objects and plain values -------------------------------------------------------------------------------------------
+# --- Objects and plain values -----------------------------------------------------------------------------------------
 
 
 def as_values(results: AnyResults | AnyRow) -> dict[str, Any]:
