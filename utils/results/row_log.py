@@ -17,7 +17,7 @@ class RowLog(Generic[Row]):
 
     Args:
         kind: the dataclass of its rows, one of utils.results.schema.
-        before: rows of an earlier life of the run stay if their number is below this; None: all of them stay.
+        before: so many rows of an earlier life of the run stay; None: all of them.
 
     Attributes:
         rows: those that stayed, and those that were appended since.

@@ -4,6 +4,7 @@ A new figure is one field here. A field that is None does not apply, and its key
 """
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,10 @@ FEW_SHOT, FULL, TFML = "fewshot", "full", "tfml"
 Count = Annotated[int, Rule(lambda value: value >= 0, "0 or more")]
 Amount = Annotated[float, Rule(lambda value: value >= 0, "0 or more")]
 Fraction = Annotated[float, Rule(lambda value: 0 <= value <= 1, "from 0 to 1")]
+# An image inside the page, never an address from which a browser would fetch one.
+DataUri = Annotated[
+    str, Rule(re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*").fullmatch, "a data: URI of a PNG or JPEG")
+]
 Parts = dict[str, Amount]  # of a peak, by kind of tensor
 
 
@@ -211,7 +216,7 @@ class TaskRow(FoundFigures):
     """A test task, in tasks.jsonl: accuracies before and after adapting; the loss is that of the queries, after.
 
     loss: None if it is not finite. seconds: of adapting. seconds_per_step: median; a step is an architecture and a
-    weight step on one batch. peak_memory_mib, peak_memory_test_mib: of adapting and of testing, None where not measured.
+    weight step on one batch. peak_memory_mib, peak_memory_test_mib: of adapting and of testing, None if not measured.
     predictions: the class that each query was given, after.
     """
 
@@ -283,7 +288,34 @@ class DerivedEpochRow:
     peak_memory_breakdown_mib: Parts
 
 
-AnyRow = TaskRow | MetaEpochRow | SearchEpochRow | DerivedEpochRow
+class ShownQuery(TypedDict):
+    """A query image and the class that it was given."""
+
+    image: DataUri
+    predicted: Count
+
+
+class ShownClass(TypedDict):
+    """Some images of one class."""
+
+    support: list[DataUri]
+    queries: list[ShownQuery]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleRow:
+    """Some images of one of the first tasks, in examples.jsonl.
+
+    classes: their names. shown: the images of the first so many of them.
+    """
+
+    writer: ClassVar[str] = "onnas.py"
+    index: ClassVar[str | None] = None
+    classes: list[str]
+    shown: list[ShownClass]
+
+
+AnyRow = TaskRow | MetaEpochRow | SearchEpochRow | DerivedEpochRow | ExampleRow
 
 
 # --- Objects and plain values -----------------------------------------------------------------------------------------
