@@ -92,9 +92,7 @@ class Architecture(nn.Module):
             return normalizer(alpha)
         return normalizer(alpha, torch.stack([choice.noise[f"alpha.{cell_type}.{edge}"] for edge in range(len(alpha))]))
 
-    def edge_weights(
-        self, cell_type: str, normalizer: AnnealedNormalizer, choice: Choice = EVERYTHING
-    ) -> torch.Tensor:
+    def edge_weights(self, cell_type: str, normalizer: AnnealedNormalizer, choice: Choice = EVERYTHING) -> torch.Tensor:
         """(E,) weights of the edges: for each the sum of the probabilities of the groups that hold it, or one."""
         if not len(self.holds):
             return self.holds.new_ones(len(self.edges))

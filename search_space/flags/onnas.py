@@ -183,7 +183,9 @@ class OnnasFlags(Flags):
                 transductive=False,
             )
         shared = replace(shared, schedule=self.memory.preferred, unrolled=bool(search.unrolled))
-        return settings_of(search.search, shared, search.sampleno, bool(search.alpha_expect), bool(search.beta_sampling))
+        return settings_of(
+            search.search, shared, search.sampleno, bool(search.alpha_expect), bool(search.beta_sampling)
+        )
 
 
 def parse_onnas_flags(description: str, datasets: dict[str, tuple[str, ...]]) -> OnnasFlags:

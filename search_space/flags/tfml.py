@@ -34,9 +34,7 @@ class MetaTrainingFlags(Section):
     warm_up_epochs: int = flag(whole(0, EPOCHS), "meta-epochs, from the first, that adapt weights only", 15000)
     meta_batch_size: int = flag(whole(1, 10_000), "tasks of a meta-epoch (default: the preset's)")
     n_train: int = flag(whole(1, 10_000), "support images a class of a training task (default: the preset's)")
-    task_train_steps: int = flag(
-        whole(1, EPOCHS), "epochs over a training task's support set (default: the preset's)"
-    )
+    task_train_steps: int = flag(whole(1, EPOCHS), "epochs over a training task's support set (default: the preset's)")
     batch_size: int = flag(whole(2, IMAGES), "images of a training task's batch (default: the preset's)")
     tasks_at_once: int = flag(
         whole(1, 10_000),
@@ -60,9 +58,7 @@ class MetaTrainingFlags(Section):
     drop_path_prob: float = flag(real(0, 0.99), "of each candidate's output, for each image", 0.2)
     task_weighting: str = flag(str, "coefficients of the first fold", "softmax", choices=("softmax", "mean"))
     cell_weighting: str = flag(str, "coefficients of the second fold", "mean", choices=("softmax", "mean"))
-    cells: str = flag(
-        str, "separate: keep n cells (MetaNAS, the baseline)", "meta", choices=("meta", "separate")
-    )
+    cells: str = flag(str, "separate: keep n cells (MetaNAS, the baseline)", "meta", choices=("meta", "separate"))
 
     def meta_lrs(self, meta_epoch: int) -> tuple[float, float]:
         """The first fold's steps for weights, and for alpha and beta."""
