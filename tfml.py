@@ -154,10 +154,9 @@ def main():
     train_tasks, test_tasks = load_tasks(flags)
     for note in (*train_tasks.notes, *test_tasks.notes):
         print(note)
-    if 0 < training.meta_epochs <= training.warm_up_epochs:
-        print(
-            f"All {training.meta_epochs} meta-epochs adapt weights only: --warm_up_epochs is {training.warm_up_epochs}."
-        )
+    warm_up = training.warm_up_epochs
+    if 0 < training.meta_epochs <= warm_up:
+        print(f"All {training.meta_epochs} meta-epochs adapt weights only: --warm_up_epochs is {warm_up}.")
 
     # The network, and what is trained of it: meta-cell, stem and head, alpha and beta.
     network = SearchNetwork.build(settings, flags.tasks.n, seed, device)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import torch
+from search_space.build import build_supernet
 from torch import nn
 from torch.nn import functional as F
 
 from models.supernet import Supernet, SupernetSettings
 from search_space.architecture import Architecture
-from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
 
 WAYS = 3

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-
 from search_space.build import build_supernet, load_meta_cell
+
 from search_space.normalizers import Normalizer
 from search_space.task_search import FASTEST, SearchSettings, TaskSearch
 from torchmeta_loader import episode_loader, few_shot_tasks

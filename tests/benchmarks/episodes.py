@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from search_space.build import build_supernet
 
 from models.supernet import SupernetSettings
-from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import SearchSettings, TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks

@@ -7,9 +7,9 @@ step, twice. The images are noise: memory does not depend on what they show.
 """
 
 import torch
+from search_space.build import build_supernet
 
 from models.supernet import SupernetSettings
-from search_space.build import build_supernet
 from search_space.full_task.search import FullTaskSearch
 from search_space.memory_table import ONE_PAIR
 from search_space.primitives import FULL_TASK

@@ -11,10 +11,10 @@ import time
 from statistics import median
 
 import torch
+from search_space.build import build_supernet
 
 from models.supernet import SupernetSettings
 from models.textbook_norm import with_textbook_norm
-from search_space.build import build_supernet
 from search_space.memory_table import ONE_PAIR, SHAPES, WAYS
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch

@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from search_space.build import build_supernet, load_meta_cell
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search_space.build import build_supernet, load_meta_cell
 from search_space.normalizers import Normalizer
 from search_space.task_search import SearchSettings, TaskSearch
 from torchmeta_loader import episode_loader, few_shot_tasks

@@ -18,12 +18,12 @@ from functools import cache, partial
 from statistics import median
 
 import torch
+from search_space.build import build_supernet
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
-from search_space.build import build_supernet
 from search_space.meta.batched_search import adapt_tasks
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import SearchSettings, batches

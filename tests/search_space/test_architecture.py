@@ -5,9 +5,9 @@ from itertools import combinations
 
 import pytest
 import torch
+from search_space.build import build_supernet
 
 from search_space.architecture import Architecture, Choice, input_groups
-from search_space.build import build_supernet
 from search_space.normalizers import AnnealedNormalizer
 from tests.helpers import TYPES, edges_of, tiny_settings
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from search_space.build import build_supernet, check_meta_cell, load_meta_cell
 
 from models.meta_cell import MetaCell
-from search_space.build import build_supernet, check_meta_cell, load_meta_cell
 from tests.helpers import tiny_settings
 from utils.errors import InputError
 from utils.memory import LiveTensorBytes

@@ -70,7 +70,7 @@ def folder(text: str) -> Path:
 
 
 def place(text: str) -> Path:
-    """An argparse type: the path of a file or a folder, "~" expanded. An empty one is a shell variable without a value."""
+    """An argparse type: the path of a file or a folder, "~" expanded; none is empty, as of an unset variable."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty name")
     try:

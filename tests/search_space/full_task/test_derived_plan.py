@@ -7,11 +7,11 @@ from functools import cache
 
 import pytest
 import torch
+from search_space.full_task.derived_plan import count_macs, fit_training, predict_inference_mib, predict_training_mib
 
 from models.batch_norm import BatchNorm
 from models.derived_network import DerivedNetwork, DerivedSettings
 from search_space.full_task import derived_plan
-from search_space.full_task.derived_plan import count_macs, fit_training, predict_inference_mib, predict_training_mib
 from search_space.full_task.derived_training import DerivedTraining, TrainingSettings
 from utils.errors import BudgetError, InputError
 from utils.memory import PeakMemory

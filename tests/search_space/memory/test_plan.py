@@ -8,11 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-from models.supernet import SupernetSettings
 from search_space.build import build_supernet
-from search_space.full_task.search import FullTaskSearch
-from search_space.memory import plan as memory_plan
 from search_space.memory.plan import (
     SMALLEST_CHUNK,
     FullTaskSize,
@@ -23,6 +19,10 @@ from search_space.memory.plan import (
     plan,
     predict,
 )
+
+from models.supernet import SupernetSettings
+from search_space.full_task.search import FullTaskSearch
+from search_space.memory import plan as memory_plan
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch, batches, chunks
 from utils.errors import InputError
