@@ -14,7 +14,6 @@ what --resume needs. Both write TensorBoard events into tb/.
 import json
 from collections import Counter
 from dataclasses import asdict
-from itertools import islice
 from statistics import fmean, median
 
 import torch
@@ -23,46 +22,32 @@ from models.derived_network import DerivedNetwork
 from models.frozen_supernet import FrozenSupernet
 from models.textbook_norm import with_textbook_norm
 from search_space.agreement import searched_network
-from search_space.board.board import Board, FullTaskBoard, record_of
+from search_space.board.board import Board, record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.declare import FULL
 from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
-from search_space.full_task.derived_training import DerivedTraining
-from search_space.full_task.plan import (
-    FullTaskPlan,
-    data_digest,
-    derived_settings,
-    plan_full_task,
-    planned_training,
-)
-from search_space.full_task.search import FullTaskSearch
+from search_space.full_task.plan import FullTaskPlan, data_digest, derived_settings, plan_full_task
+from search_space.full_task.run import run_search, train_derived
 from search_space.genotype import save_genotype
-from search_space.memory.derived import count_macs
 from search_space.memory.fit import plan_search
-from search_space.memory.size import Size, TaskSize
-from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
+from search_space.memory.size import Size
 from search_space.search_network import SearchNetwork
 from search_space.settings import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episodes, few_shot_tasks
-from utils.data.full_task_data import DATASETS, FullTask, image_batches, load_full_task, stratified_halves
+from utils.data.full_task_data import DATASETS, FullTask, load_full_task, stratified_halves
 from utils.draws import derive_seed
 from utils.errors import InputError
 from utils.export import check_export_path, export_network
-from utils.memory import PeakMemory
 from utils.pictures.cell_picture import draw_genotype
-from utils.pictures.event_log import EventLog
 from utils.report.page import write_report
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.intervals import mean_and_ci95
 from utils.results.row_log import RowLog
 from utils.results.schema import (
-    DerivedEpochRow,
     ExampleRow,
     FewShotResults,
     FullTaskResults,
-    SearchEpochRow,
     TaskRow,
-    as_values,
     write_results,
 )
 from utils.run.cli import run
@@ -128,7 +113,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     # Settings: the meta-cell brings its network; the memory budget, if there is one, chooses the schedule.
     shape = INPUT_SHAPES[tasks.dataset]
     meta_cell, network_settings = searched_network(flags, shape[0])
-    size = TaskSize(tasks.n, tasks.k, tasks.q, shape)
+    size = Size(tasks.n, tasks.n * tasks.k, tasks.n * tasks.q, shape)
     settings, prediction = plan_search(flags.search_settings(), flags.memory, network_settings, size)
     if prediction is not None:
         print(prediction.as_text(settings))
@@ -199,8 +184,8 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     write_report(path)
     if flags.derived.export is not None:
         export_last_task(flags, test_tasks, start, len(rows) - 1)
-    interval = "" if results.accuracy_ci95 is None else f" +- {results.accuracy_ci95:.4f}"
-    print(f"accuracy {results.accuracy:.4f}{interval} over {len(rows)} tasks; {path / 'results.json'}")
+    ci95 = "" if results.accuracy_ci95 is None else f" +- {results.accuracy_ci95:.4f}"
+    print(f"accuracy {results.accuracy:.4f}{ci95} over {len(rows)} tasks; {path / 'results.json'}")
 
 
 def few_shot_results(
@@ -284,11 +269,11 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
     values = open_full_task(flags, data, plan)
 
     # Search, unless the genotype is given; then train what was found, and test it.
-    network, genotype, searched = None, plan.genotype, {}
+    genotype, supernet, searched = plan.genotype, None, {}
     if genotype is None:
-        search = run_search(flags, device, data, halves, plan)
-        network, genotype = search.network, search.best.genotype
-        searched = search_figures(flags, data, plan, search)
+        search, searched = run_search(flags, device, data, halves, plan)
+        genotype, supernet = search.best.genotype, search.network.supernet
+        del search
     save_genotype(genotype, path / "genotype.json")
     save_genotype(genotype, path / "genotype.txt")
     draw_genotype({"normal": genotype.normal, "reduction": genotype.reduce}, path / "genotype.png")
@@ -296,9 +281,9 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         torch.manual_seed(derive_seed(flags.run.seed, "derived initial weights"))
         derived = DerivedNetwork(derived_settings(flags, plan.network, genotype), len(data.classes)).to(device)
     if flags.derived.inherit_weights:
-        derived.inherit(network.supernet)
-    network = search = None  # their memory is for the training
-    trainer = train_derived(flags, data, derived)
+        derived.inherit(supernet)
+    del supernet  # its memory is for the training
+    trained = train_derived(flags, data, derived)
     results = FullTaskResults(
         dataset=tasks.dataset,
         data={"classes": len(data.classes), "train_images": len(data.train), "test_images": len(data.test)},
@@ -308,7 +293,7 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         genotype=genotype.as_dict(),
         settings=values,
         **searched,
-        **derived_figures(flags, data, trainer),
+        **trained,
     )
     write_results(path / "results.json", results)
     write_report(path)
@@ -339,136 +324,6 @@ def open_full_task(flags: OnnasFlags, data: FullTask, plan: FullTaskPlan) -> dic
     values = checked_values(flags, plan.settings, log, found)
     open_run(flags.run.path, values)
     return values
-
-
-def run_search(
-    flags: OnnasFlags, device: torch.device, data: FullTask, halves: tuple[list[int], list[int]], plan: FullTaskPlan
-) -> FullTaskSearch:
-    """Searches, epoch by epoch; the network is then that of the best epoch."""
-    path, epochs = flags.run.path, flags.full_task.epochs
-    network = SearchNetwork.build(plan.network, len(data.classes), flags.run.seed, device)
-    if plan.meta_cell is not None:
-        network.unfold(plan.meta_cell)
-    search = FullTaskSearch(network, plan.settings, flags.run.seed)
-    checkpoint, best = path / "checkpoint.pt", path / "searched.pt"
-    first = load_checkpoint(checkpoint, search.load_state_dict, epochs)
-    log = epoch_log(path / "search.jsonl", SearchEpochRow, first)
-
-    def half(name: str, indices: list[int], epoch: int):
-        order = (flags.run.seed, name, epoch)
-        return image_batches(
-            data.train,
-            indices,
-            flags.search.batch_size,
-            epoch_order=order,
-            augment=True,
-            workers=flags.tasks.workers,
-        )
-
-    steps = min(len(half("weights", indices, 0)) for indices in halves)
-    board = FullTaskBoard(path / "tb" / "search", search, first, steps)
-    name = flags.run.name or flags.search.search
-    with progress_bar(None, name, "step", first * steps, epochs * steps) as progress:
-        for epoch in range(first, epochs):
-            batches = half("weights", halves[0], epoch), half("architecture", halves[1], epoch)
-            row = search.train_epoch(epoch, *batches, steps, progress.update)
-            log.append(row)
-            board.add_epoch(as_values(row))
-            if search.best is not None and search.best.epoch == epoch:
-                save_checkpoint(best, epoch + 1, network.state_dict())
-            save_checkpoint(checkpoint, epoch + 1, search.state_dict())
-            shown = {"accuracy": row.accuracy, "validation": row.validation_accuracy}
-            shown = {name: f"{value:.3f}" for name, value in shown.items() if value is not None}
-            progress.set_postfix(epoch=epoch + 1, **shown, refresh=False)
-
-    if load_checkpoint(best, network.load_state_dict) != search.best.epoch + 1:
-        raise InputError(f"{best} is of another run than args.json beside it: name another folder.")
-    return search
-
-
-def search_figures(flags: OnnasFlags, data: FullTask, plan: FullTaskPlan, search: FullTaskSearch) -> dict:
-    """Tests the network of the best epoch; returns what results.json says of the search."""
-    for optimizer in search.optimizers:
-        optimizer.state.clear()  # its memory is for testing
-    chunk = plan.size.test_batch(plan.settings)
-    test = image_batches(data.test, range(len(data.test)), chunk, workers=flags.tasks.workers)
-    with PeakMemory(search.network.device, search.network.resident()) as testing:
-        search.accuracy(islice(test, 1))
-    rows = RowLog(flags.run.path / "search.jsonl", SearchEpochRow).rows
-    heaviest = max(rows, key=lambda row: row.peak_memory_mib)
-    return {
-        "search": flags.search.search,
-        "accuracy": search.accuracy(test),
-        "search_epochs": flags.full_task.epochs,
-        "best_epoch": search.best.epoch,
-        "validation_accuracy": search.best.accuracy,
-        "search_seconds": sum(row.seconds for row in rows),
-        "seconds_per_step": median(row.seconds_per_step for row in rows if row.validation_accuracy is not None),
-        "peak_memory_mib": heaviest.peak_memory_mib,
-        "peak_memory_breakdown_mib": heaviest.peak_memory_breakdown_mib,
-        "peak_memory_test_mib": testing.mib,
-        **search.network.sizes(plan.meta_cell),
-    }
-
-
-def train_derived(flags: OnnasFlags, data: FullTask, derived: DerivedNetwork) -> DerivedTraining:
-    """Trains a derived network on the whole training set, epoch by epoch."""
-    path, epochs = flags.run.path, flags.derived.derived_epochs
-    trainer = DerivedTraining(derived, planned_training(flags, derived.settings, data), flags.run.seed)
-    checkpoint = path / "derived_checkpoint.pt"
-    first = load_checkpoint(checkpoint, trainer.load_state_dict, epochs)
-    log = epoch_log(path / "derived.jsonl", DerivedEpochRow, first)
-    events = EventLog(path / "tb" / "derived", first)
-
-    def whole(epoch: int):
-        return image_batches(
-            data.train,
-            range(len(data.train)),
-            flags.search.batch_size,
-            epoch_order=(flags.run.seed, "derived", epoch),
-            augment=True,
-            cutout=flags.derived.cutout,
-            workers=flags.tasks.workers,
-        )
-
-    steps = len(whole(0))
-    name = f"{flags.run.name or flags.search.search}, derived"
-    with progress_bar(None, name, "step", first * steps, epochs * steps) as progress:
-        for epoch in range(first, epochs):
-            row = trainer.train_epoch(epoch, whole(epoch), progress.update)
-            log.append(row)
-            events.add_row("epoch", {**as_values(row), "lr": trainer.settings.lr_at(epoch)})
-            save_checkpoint(checkpoint, epoch + 1, trainer.state_dict())
-            progress.set_postfix(epoch=epoch + 1, accuracy=f"{row.accuracy:.3f}", refresh=False)
-    return trainer
-
-
-def derived_figures(flags: OnnasFlags, data: FullTask, trainer: DerivedTraining) -> dict:
-    """Tests a trained network; returns what results.json says of it."""
-    derived, schedule = trainer.network, trainer.settings.schedule
-    trainer.optimizer.state.clear()  # its memory is for testing
-    chunk = schedule.largest(flags.search.batch_size)
-    test = image_batches(data.test, range(len(data.test)), chunk, workers=flags.tasks.workers)
-    peaks = {}
-    for use, batch in (("test", next(iter(test))), ("inference", next(iter(image_batches(data.test, [0], 1))))):
-        with PeakMemory(trainer.device, trainer.resident(), batch) as memory:
-            trainer.accuracy([batch])
-        peaks[use] = memory.mib
-    rows = RowLog(flags.run.path / "derived.jsonl", DerivedEpochRow).rows
-    heaviest = max(rows, key=lambda row: row.peak_memory_mib, default=None)
-    return {
-        "derived_accuracy": trainer.accuracy(test),
-        "derived_parameters": derived.parameter_count,
-        "derived_macs": count_macs(derived, data.shape),
-        "derived_epochs": flags.derived.derived_epochs,
-        "derived_seconds": sum(row.seconds for row in rows),
-        "derived_split_num": schedule.split_num,
-        "derived_step_by_step": schedule.step_by_step,
-        "derived_peak_memory_mib": heaviest and heaviest.peak_memory_mib,
-        "derived_peak_memory_breakdown_mib": heaviest and heaviest.peak_memory_breakdown_mib,
-        "derived_peak_memory_test_mib": peaks["test"],
-        "derived_peak_memory_inference_mib": peaks["inference"],
-    }
 
 
 def main():

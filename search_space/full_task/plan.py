@@ -15,7 +15,7 @@ from search_space.full_task.derived_training import TrainingSettings
 from search_space.genotype import Genotype, random_genotype
 from search_space.memory.derived import Trained, heaviest, predict_inference_mib
 from search_space.memory.fit import plan_search, plan_training
-from search_space.memory.size import FullTaskSize, batch_sizes
+from search_space.memory.size import Size, batch_sizes
 from search_space.settings import SearchSettings
 from utils.data.full_task_data import FullTask
 from utils.errors import BudgetError, InputError
@@ -34,7 +34,7 @@ class FullTaskPlan:
     network: SupernetSettings
     genotype: Genotype | None
     settings: SearchSettings
-    size: FullTaskSize
+    size: Size
     said: tuple[str, ...]
 
 
@@ -67,7 +67,7 @@ def plan_full_task(flags: OnnasFlags, data: FullTask, halves: tuple[list[int], l
     batch_size = flags.search.batch_size
     # The two halves differ by an image at most, and the smaller may have the larger batch.
     half = max(map(len, halves), key=lambda images: max(batch_sizes(images, batch_size)))
-    size = FullTaskSize(len(data.classes), half, data.shape)
+    size = Size(len(data.classes), half, None, data.shape)
     settings, said = _within_memory(flags, data, network, genotype, expected, size)
     return FullTaskPlan(meta_cell, network, genotype, settings, size, tuple(said))
 
@@ -78,7 +78,7 @@ def _within_memory(
     network: SupernetSettings,
     genotype: Genotype | None,
     expected: DerivedSettings,
-    size: FullTaskSize,
+    size: Size,
 ) -> tuple[SearchSettings, list[str]]:
     """The search's settings; and, where memory is planned, what search and training will take, in words."""
     settings, said, refusals = flags.search_settings(), [], []

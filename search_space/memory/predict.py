@@ -137,7 +137,7 @@ def _adapt(
 def _test(search: TaskSearch, images: torch.Tensor, task: Size, settings: SearchSettings) -> LiveTensorBytes:
     """The meter of testing on a largest batch of queries."""
     queries, query_labels = _images(task.test_images(settings), task.shape)
-    test_batch, kept = task.test_batch(settings), task.images_in_testing(settings)
+    test_batch, kept = task.test_batch(settings), task.images_in_testing()
     images = images[:kept].clone()
     with torch.no_grad(), LiveTensorBytes(search.network.resident(), [images, queries, query_labels]) as meter:
         mixtures = search.mixtures()

@@ -17,66 +17,45 @@ def batch_sizes(images: int, batch_size: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class TaskSize:
-    """A few-shot task: ``ways`` classes of ``shots`` support and ``queries`` query images of ``shape`` (C, H, W)."""
+class Size:
+    """A task of ``ways`` classes.
+
+    train: images of the support set, of a full task those of the half of its training set with the larger batches.
+    queries: images to test on; None: a full task's, which are read one micro-batch after the other.
+    shape: (C, H, W) of an image.
+    """
 
     ways: int
-    shots: int
-    queries: int
+    train: int
+    queries: int | None
     shape: Shape
 
     def batch_sizes(self, settings: SearchSettings) -> list[int]:
         """Images of each batch of an epoch."""
-        return batch_sizes(self.ways * self.shots, settings.batch_size)
+        return batch_sizes(self.train, settings.batch_size)
 
     def images(self, settings: SearchSettings) -> int:
         """Images in memory while the task is adapted to."""
-        return self.ways * self.shots
+        if self.queries is None:
+            return 2 * max(self.batch_sizes(settings))  # a batch of the weights' half, one of the architecture's
+        return self.train
 
-    def images_in_testing(self, settings: SearchSettings) -> int:
-        """Of these, those in memory while it is tested."""
-        return self.images(settings)
+    def images_in_testing(self) -> int:
+        """Of a few-shot task's, those in memory while it is tested."""
+        return 0 if self.queries is None else self.train
 
     def test_images(self, settings: SearchSettings) -> int:
-        """Query images in memory while it is tested."""
-        return self.ways * self.queries
+        """Images to be tested on that are in memory."""
+        return self.test_batch(settings) if self.queries is None else self.queries
 
     def test_batch(self, settings: SearchSettings) -> int:
         """Images of the largest batch of testing."""
+        if self.queries is None:
+            return largest_micro_batch(self, settings)
         if not settings.transductive:
             return 1
-        labels = torch.arange(self.ways * self.queries) % self.ways
+        labels = torch.arange(self.queries) % self.ways
         return max(map(len, query_batches(labels, settings.batch_size)))
-
-
-@dataclass(frozen=True)
-class FullTaskSize:
-    """A full task of ``ways`` classes, ``half`` images of ``shape`` (C, H, W) in each half of the training set.
-
-    Its batches are read one after the other, and it is tested in batches of a micro-batch's size.
-    """
-
-    ways: int
-    half: int
-    shape: Shape
-
-    def batch_sizes(self, settings: SearchSettings) -> list[int]:
-        return batch_sizes(self.half, settings.batch_size)
-
-    def images(self, settings: SearchSettings) -> int:
-        return 2 * max(self.batch_sizes(settings))  # a batch of the weights' half, one of the architecture's
-
-    def images_in_testing(self, settings: SearchSettings) -> int:
-        return 0
-
-    def test_images(self, settings: SearchSettings) -> int:
-        return self.test_batch(settings)
-
-    def test_batch(self, settings: SearchSettings) -> int:
-        return largest_micro_batch(self, settings)
-
-
-Size = TaskSize | FullTaskSize
 
 
 def largest_micro_batch(task: Size, settings: SearchSettings) -> int:
