@@ -28,6 +28,11 @@ def input_groups(node: int, edge_weights: str) -> list[tuple[int, ...]]:
     return [(source,) for source in range(node + 2)] if edge_weights == EDGES else []
 
 
+def gumbel_noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Standard Gumbel noise, drawn on the CPU."""
+    return -torch.empty(shape).exponential_(generator=generator).log()
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is drawn for one optimisation step: what gets gradient, for each cell type, and the Gumbel noise.
@@ -76,9 +81,9 @@ class Architecture(nn.Module):
         self.register_buffer("holds", holds, persistent=False)
 
     def draw_noise(self, generator: torch.Generator) -> Noise:
-        """Standard Gumbel noise for every parameter by name, drawn on the CPU."""
+        """Gumbel noise for every parameter by name."""
         return {
-            name: -torch.empty(parameter.shape).exponential_(generator=generator).log().to(parameter.device)
+            name: gumbel_noise(parameter.shape, generator).to(parameter.device)
             for name, parameter in self.named_parameters()
         }
 

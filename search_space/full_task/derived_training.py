@@ -57,7 +57,9 @@ class DerivedTraining:
             network.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
 
-    def train_epoch(self, epoch: int, batches: Batches, on_step: Callable[[], object]) -> DerivedEpochRow:
+    def train_epoch(
+        self, epoch: int, batches: Batches, on_step: Callable[[], object] = lambda: None
+    ) -> DerivedEpochRow:
         """One pass: the mean loss, with the auxiliary head's share, and the accuracy, both while the weights change.
 
         Args:

@@ -14,7 +14,7 @@ import torch
 from search_space.build import build_supernet, load_meta_cell
 
 from search_space.normalizers import Normalizer
-from search_space.task_search import FASTEST, SearchSettings, TaskSearch
+from search_space.settings import FASTEST, SearchSettings
 from torchmeta_loader import episode_loader, few_shot_tasks
 from utils.results.intervals import mean_and_ci95
 from utils.run.cli import ArgumentParser, folder, real, run, whole

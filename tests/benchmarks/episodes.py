@@ -16,7 +16,7 @@ from search_space.build import build_supernet
 
 from models.supernet import SupernetSettings
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import SearchSettings, TaskSearch
+from search_space.settings import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
 from utils.run.cli import ArgumentParser, folder, run, whole
 from utils.run.device import CHOICES, choose_device

@@ -13,7 +13,7 @@ from models.supernet import SupernetSettings
 from search_space.full_task.search import FullTaskSearch
 from search_space.memory_table import ONE_PAIR
 from search_space.primitives import FULL_TASK
-from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings
+from search_space.settings import FASTEST, LEANEST, ORDINARY, SearchSettings
 from utils.run.cli import ArgumentParser, run
 from utils.run.device import CHOICES, choose_device
 

@@ -17,7 +17,7 @@ from models.supernet import SupernetSettings
 from models.textbook_norm import with_textbook_norm
 from search_space.memory_table import ONE_PAIR, SHAPES, WAYS
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
+from search_space.settings import FASTEST, LEANEST, ORDINARY, SearchSettings
 from utils.run.cli import ArgumentParser, run, whole
 from utils.run.device import CHOICES, choose_device
 

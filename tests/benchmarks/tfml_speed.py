@@ -24,9 +24,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
+from search_space.batches import batches
 from search_space.meta.batched_search import adapt_tasks
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import SearchSettings, batches
+from search_space.settings import SearchSettings
 from tests.benchmarks.textbook import Textbook
 from utils.run.cli import ArgumentParser, run, whole
 

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from models.derived_network import DerivedNetwork, DerivedSettings
 from search_space.full_task.derived_training import DerivedTraining, TrainingSettings
+from search_space.settings import FASTEST, ORDINARY
+from tests.helpers import changed
 from utils.errors import InputError
 
 WAYS = 3
@@ -44,7 +46,7 @@ def tensors_of(network: DerivedNetwork) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("auxiliary", "split", "clip"), [(False, 1, 0.9), (False, 2, 0.9), (True, 2, 5.0)])
 def test_training_is_the_published_rule(auxiliary, split, clip):
-    settings = replace(SETTINGS, drop_path_prob=0.0, split_num=split, lr=0.1, grad_clip=clip)
+    settings = changed(SETTINGS, drop_path_prob=0.0, split_num=split, lr=0.1, grad_clip=clip)
     network, reference = fresh_network(auxiliary), fresh_network(auxiliary)
     training = DerivedTraining(network, settings, seed=0)
     optimizer = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9, weight_decay=3e-4)
@@ -91,7 +93,7 @@ def test_drop_path_is_drawn_for_each_micro_batch_with_the_probability_of_the_epo
         return draw(self, images, probability, generator)
 
     monkeypatch.setattr(DerivedNetwork, "draw_drop_path", recorded)
-    training = DerivedTraining(fresh_network(), replace(SETTINGS, split_num=2), seed=0)
+    training = DerivedTraining(fresh_network(), changed(SETTINGS, split_num=2), seed=0)
     training.train_epoch(0, batches())
     assert asked == []
     training.train_epoch(2, batches())
@@ -100,8 +102,8 @@ def test_drop_path_is_drawn_for_each_micro_batch_with_the_probability_of_the_epo
 
 def test_step_by_step_trains_the_same():
     networks = []
-    for step_by_step in (False, True):
-        settings = replace(SETTINGS, step_by_step=step_by_step, drop_path_prob=0.4)
+    for schedule in (ORDINARY, FASTEST):
+        settings = changed(SETTINGS, schedule=schedule, drop_path_prob=0.4)
         training = DerivedTraining(fresh_network(auxiliary=True), settings, seed=5)
         for epoch in EPOCHS:
             training.train_epoch(epoch, batches(epoch))
@@ -110,7 +112,7 @@ def test_step_by_step_trains_the_same():
 
 
 def test_training_resumed_at_an_epochs_start_ends_the_same_to_the_last_bit():
-    settings = replace(SETTINGS, drop_path_prob=0.4)
+    settings = changed(SETTINGS, drop_path_prob=0.4)
     whole = DerivedTraining(fresh_network(auxiliary=True).float(), settings, seed=5)
     singles = [[(images.float(), labels) for images, labels in batches(epoch)] for epoch in EPOCHS]
     results = []
