@@ -1,6 +1,6 @@
 """Architecture parameters: alpha over the candidates of each edge, beta over the inputs of each node."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
@@ -44,7 +44,7 @@ class Choice:
 
     ops: dict[str, list[set[int]]] | None = None
     pairs: dict[str, list[tuple[int, int]]] | None = None
-    noise: Noise = None
+    noise: Noise = field(default=None, compare=False)
 
 
 EVERYTHING = Choice()

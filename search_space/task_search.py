@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,7 @@ class StepResult(NamedTuple):
 class Step(NamedTuple):
     """What a step was and did, as ``on_step`` is told.
 
+    choice: without the noise, which would stay in memory as long as the record.
     steps_left: architecture steps left before it, itself included.
     """
 
@@ -175,7 +176,7 @@ class TaskSearch:
             before = None if validated is None else validated[0].item()
             self.diverged = reason_to_diverge(self.settings, before, loss, first=len(self.step_seconds) == 1)
         if self.on_step is not None:
-            self.on_step(self, Step(optimizers, choice, steps_left, result))
+            self.on_step(self, Step(optimizers, replace(choice, noise=None), steps_left, result))
         return result
 
     def gradient_of_step(

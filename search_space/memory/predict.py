@@ -80,13 +80,16 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
     search = _PlannedSearch(searched, settings, Draws(0, "plan", 0))
     search.planned = drawn[heaviest]
     groups = list(largest_groups(network, task, settings).values())
+    test_images, test_batch = task.test_images(settings), task.test_batch(settings)
+    micro_batch = largest_micro_batch(task, settings)
 
     storageless = FakeTensorMode()
     _take_storage(searched.supernet, storageless)
     with storageless:
         images, labels = _images(task.images(settings), task.shape)
         adapting = _adapt(search, images, labels, groups, set().union(*trained), trained[heaviest])
-        testing = _test(search, images, task, settings)
+        support, queries = images[: task.images_in_testing()].clone(), _images(test_images, task.shape)[0]
+        testing = _test(search, support, queries, test_batch, micro_batch)
     breakdown = {kind: size / MIB for kind, size in adapting.breakdown().items()}
     line, size = adapting.largest()
     return Prediction(adapting.peak / MIB, testing.peak / MIB, breakdown, (line, size / MIB))
@@ -134,17 +137,27 @@ def _adapt(
     return meter
 
 
-def _test(search: TaskSearch, images: torch.Tensor, task: Size, settings: SearchSettings) -> LiveTensorBytes:
-    """The meter of testing on a largest batch of queries."""
-    queries, query_labels = _images(task.test_images(settings), task.shape)
-    test_batch, kept = task.test_batch(settings), task.images_in_testing()
-    images = images[:kept].clone()
-    with torch.no_grad(), LiveTensorBytes(search.network.resident(), [images, queries, query_labels]) as meter:
+def _test(
+    search: TaskSearch, support: torch.Tensor, queries: torch.Tensor, test_batch: int, micro_batch: int
+) -> LiveTensorBytes:
+    """The meter of testing on a largest batch of queries.
+
+    Args:
+        support: of the images that were adapted to, those that are still in memory.
+        queries: in memory. test_batch, micro_batch: images of the largest batch of testing, and of the largest
+            micro-batch of adapting.
+    """
+    settings = search.settings
+    with (
+        torch.no_grad(),
+        LiveTensorBytes(
+            search.network.resident(), [support, queries, torch.empty(len(queries), dtype=torch.long)]
+        ) as meter,
+    ):
         mixtures = search.mixtures()
-        if kept and not settings.transductive:
-            part = largest_micro_batch(task, settings)
-            search.settings = replace(settings, batch_size=part, schedule=_split(settings, 1))
-            search.average_batch_statistics(images[:part], mixtures)
+        if len(support) and not settings.transductive:
+            search.settings = replace(settings, batch_size=micro_batch, schedule=_split(settings, 1))
+            search.average_batch_statistics(support[:micro_batch], mixtures)
         search.supernet.train(settings.transductive)
         search.supernet(queries[torch.arange(test_batch)], mixtures)
     return meter

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models import merged_candidates
 from search_space.architecture import EVERYTHING
-from search_space.batches import batches, micro_batch_groups, micro_batches, query_batches
+from search_space.batches import Batch, batches, micro_batch_groups, micro_batches, query_batches
 from search_space.normalizers import Normalizer
 from search_space.primitives import FEW_SHOT
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
@@ -456,10 +456,10 @@ def test_gradients_are_accumulated_over_the_chunks_and_shared_out_by_their_sizes
     for schedule in (ORDINARY, *STEP_BY_STEP):
         watched = Watched(changed(PLAIN, schedule=schedule, split_num=2))
         batch = torch.tensor([0, 1, 2, 4, 8])  # chunks of three and two images
-        watched.search.architecture_gradient(watched.images, watched.labels, batch, EVERYTHING, None)
+        watched.search.architecture_gradient(Batch(watched.images, watched.labels, batch), EVERYTHING)
         assert all(parameter.grad is None for parameter in watched.supernet.parameters())
         of_architecture = [parameter.grad.clone() for parameter in watched.architecture.parameters()]
-        loss = watched.search.weight_gradient(watched.images, watched.labels, batch, EVERYTHING, None)
+        loss = watched.search.weight_gradient(Batch(watched.images, watched.labels, batch), EVERYTHING)
         assert loss.shape == (2,)  # and the share of right answers
         assert not loss.requires_grad
         for parameter, gradient in zip(watched.architecture.parameters(), of_architecture, strict=True):
@@ -637,6 +637,6 @@ def test_adaptation_after_an_inductive_test_is_that_without_it():
 def test_small_micro_batches_of_one_size_go_side_by_side(split_num, schedule, channels, expected):
     settings, network = changed(PLAIN, split_num=split_num, schedule=schedule), tiny_supernet(init_channels=channels)[0]
     batch = torch.arange(15)
-    groups = micro_batch_groups(batch, settings, network.settings, (28, 28))
+    groups = micro_batch_groups(batch, settings.schedule, network.settings, (28, 28))
     assert [list(map(len, group)) for group in groups] == expected
     assert torch.equal(torch.cat([part for group in groups for part in group]), batch)

@@ -184,7 +184,7 @@ def test_without_a_step_it_is_the_first_order(schedule):
     problem = Problem({"schedule": schedule, "split_num": 2}, **DARTS)
     actual = problem.unrolled(w_lr=0.0)
     problem.architecture.zero_grad()
-    problem.search.architecture_gradient(*problem.validation, EVERYTHING, None)
+    problem.search.architecture_gradient(problem.validation, EVERYTHING)
     assert error(actual, problem.gradients()) < 1e-12
 
 

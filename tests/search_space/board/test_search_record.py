@@ -157,7 +157,7 @@ def test_recording_changes_nothing_neither_numbers_nor_memory(normalizer):
         search = start_search(supernet, architecture, settings, 0, "test task", 0)
         if recording:
             SearchRecord().watch(search)
-        with PeakMemory(torch.device("cpu"), search.resident(), [IMAGES, LABELS]) as memory:
+        with PeakMemory(torch.device("cpu"), search.network.resident(), [IMAGES, LABELS]) as memory:
             loss = search.adapt(IMAGES, LABELS)
         state = [*supernet.state_dict().values(), *architecture.state_dict().values()]
         runs.append((loss, memory.mib, memory.breakdown_mib, state))

@@ -15,6 +15,7 @@ from search_space.full_task.derived_training import DerivedTraining, TrainingSet
 from search_space.settings import FASTEST, ORDINARY
 from tests.helpers import changed
 from utils.errors import InputError
+from utils.results.schema import DerivedEpochRow
 
 WAYS = 3
 EDGES = (("conv_3x3", 0), ("skip_connect", 1))
@@ -111,6 +112,10 @@ def test_step_by_step_trains_the_same():
     torch.testing.assert_close(*networks, rtol=1e-9, atol=1e-9)
 
 
+def row_of(training: DerivedTraining, epoch: int, batches: list) -> DerivedEpochRow:
+    return replace(training.train_epoch(epoch, batches[epoch]), seconds=0.0)
+
+
 def test_training_resumed_at_an_epochs_start_ends_the_same_to_the_last_bit():
     settings = changed(SETTINGS, drop_path_prob=0.4)
     whole = DerivedTraining(fresh_network(auxiliary=True).float(), settings, seed=5)
@@ -120,17 +125,17 @@ def test_training_resumed_at_an_epochs_start_ends_the_same_to_the_last_bit():
         if epoch == 2:
             file = io.BytesIO()
             torch.save(whole.state_dict(), file)
-        results.append(whole.train_epoch(epoch, singles[epoch]))
+        results.append(row_of(whole, epoch, singles))
         whole.accuracy(singles[0])
     file.seek(0)
     torch.rand(3)
     resumed = DerivedTraining(DerivedNetwork(replace(NETWORK, auxiliary=True), WAYS), settings, seed=5)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert [resumed.train_epoch(epoch, singles[epoch]) for epoch in (2, 3)] == results[2:]
+    assert [row_of(resumed, epoch, singles) for epoch in (2, 3)] == results[2:]
     for tensor, expected in zip(tensors_of(resumed.network), tensors_of(whole.network), strict=True):
         assert torch.equal(tensor, expected)
     other = DerivedTraining(fresh_network(auxiliary=True).float(), settings, seed=6)
-    assert [other.train_epoch(epoch, singles[epoch]) for epoch in EPOCHS] != results
+    assert [row_of(other, epoch, singles) for epoch in EPOCHS] != results
 
 
 def test_accuracy_is_that_of_each_image_alone_and_changes_nothing():

@@ -164,7 +164,7 @@ def test_means_of_an_epoch_and_the_genotype_of_the_best(monkeypatch):
 
 def test_divergence_is_one_sentence():
     search = start(replace(SETTINGS, w_lr=1e200))
-    with pytest.raises(InputError, match=r"diverged in epoch \d: --w_lr must be smaller than 1e\+200"):
+    with pytest.raises(InputError, match=r"diverged, its loss is not finite: --w_lr must be smaller than 1e\+200"):
         train(search, range(4))
 
 
