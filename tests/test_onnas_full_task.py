@@ -362,16 +362,6 @@ def test_interrupted_by_the_keyboard(full_task, whole, tmp_path):
     assert_same_run(path, whole)
 
 
-def test_run_that_recorded_flags_of_few_shot_tasks_goes_on(full_task, whole, copied):
-    """As runs did before those were refused."""
-    values = json.loads((copied / "args.json").read_text())
-    assert [values[flag] for flag in ("transductive", "test_adapt_steps", "test_task_train_steps")] == [None] * 3
-    earlier = {**values, "transductive": 1, "test_adapt_steps": 1.0, "test_task_train_steps": 10}
-    (copied / "args.json").write_text(json.dumps(earlier))
-    full_task(copied, "--resume").succeeded()
-    assert_same_run(copied, whole)
-
-
 def test_resuming_what_is_whole_changes_nothing(full_task, whole, copied):
     full_task(copied, "--resume").succeeded()
     assert_same_run(copied, whole)
@@ -433,7 +423,7 @@ def test_damaged_checkpoint_is_refused_by_name(full_task, copied, name):
     """One that is cut short, and one of something else."""
     content = (copied / name).read_bytes()
     others = [content[: len(content) // 2]]
-    torch.save({"epoch": 1, "state": {}, "supernet": []}, copied / "other")
+    torch.save({"epochs": 1, "state": {}}, copied / "other")
     others.append((copied / "other").read_bytes())
     for other in others:
         (copied / name).write_bytes(other)
@@ -639,44 +629,22 @@ def test_network_of_the_last_few_shot_task_is_exported(scripts, trained, tmp_pat
 
 # --- What is refused ------------------------------------------------------------------------------------------------
 
-MISTAKES = {
-    "--dataset omniglot": "--dataset",
+MISTAKES = {  # that the parser cannot know; the others are in tests/search_space/flags
     "--dataset cifar10": "--data_path",
     "--data_path nowhere": "--data_path",
-    "--data_path ": "--data_path",
-    "--epochs 0": "--epochs",
-    "--warm_up_epochs 2": "--warm_up_epochs",
-    "--input_size 7": "--input_size",
     "--init_channels 3": "--init_channels",
-    "--init_channels 99999": "--init_channels",
-    "--layers 65": "--layers",
     "--reduction_layers 2": "--reduction_layers",
-    "--batch_size 1": "--batch_size",
     "--search pcdarts": "--init_channels",
-    "--search pcdarts --init_channels 4 --step_by_step 1": "--step_by_step",
     "--search pcdarts --init_channels 4 --inherit_weights 1": "--inherit_weights",
-    "--partial_channels 2": "--partial_channels",
-    "--unrolled 1": "--unrolled",
-    "--hp_setting in_metanas": "--hp_setting: goes with --task fewshot",
-    "--transductive 1": "--transductive: goes with --task fewshot",
-    "--test_adapt_steps 1": "--test_adapt_steps: goes with --task fewshot",
-    "--test_task_train_steps 10": "--test_task_train_steps: goes with --task fewshot",
-    "--search darts --alpha_prune_threshold 0.01": "--alpha_prune_threshold: --search darts knows 0.0 only",
-    "--step_by_step 0 --schedule leanest": "--schedule",
-    "--memory_budget 0": "--memory_budget",
     "--derived_channels 3": "--derived_channels",
-    "--derived_channels 99999": "--derived_channels",
-    "--derived_layers 65": "--derived_layers",
-    "--derived_layers 0": "--derived_layers",
     "--inherit_weights 1 --derived_channels 4": "--derived_channels",
     "--inherit_weights 1 --derived_layers 3": "--derived_layers",
-    "--inherit_weights 1 --genotype any.json": "--inherit_weights",
     "--genotype nowhere.json": "nowhere.json",
     "--genotype /dev/null": "/dev/null",
+    "--cutout 13": "--cutout must be at most 12",
     "--export /dev/null/net": "--export",
     "--export net.tflite": "--export",
     "--export .": "--export",
-    "--drop_path_prob 1": "--drop_path_prob",
     "--meta_cell nowhere.pt": "nowhere.pt",
 }
 
@@ -732,5 +700,5 @@ def test_images_that_will_not_do_are_refused_by_name_and_nothing_is_lost(full_ta
 
 
 def test_diverging_training_is_one_sentence(full_task, tmp_path):
-    flag = ("--derived_lr", 1e30)
+    flag = ("--derived_lr", 10_000)
     assert "--derived_lr must be smaller" in last_line(full_task(tmp_path / "run", *flag))

@@ -213,7 +213,7 @@ def test_resumed_meta_training_shows_the_same(scripts, trained, tmp_path):
     assert (path / "tb/meta_test_2").is_dir()
     checkpoint = torch.load(path / "checkpoint.pt", weights_only=True)
     scripts.tfml(path, "--resume").succeeded()
-    assert checkpoint["meta_epoch"] == 3
+    assert checkpoint["epochs"] == 3
     times = ("seconds", "seconds_per_step", "tasks_per_second")
     for run in ("meta_test_1", "meta_test_3"):
         assert Events(path / "tb" / run).everything(times) == Events(trained / "tb" / run).everything(times)
