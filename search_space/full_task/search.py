@@ -50,7 +50,12 @@ class FullTaskSearch:
         return self.settings.epochs - self.settings.architecture_epochs
 
     def train_epoch(
-        self, epoch: int, training: Batches, validation: Batches, steps: int, on_step: Callable[[], object]
+        self,
+        epoch: int,
+        training: Batches,
+        validation: Batches,
+        steps: int,
+        on_step: Callable[[], object] = lambda: None,
     ) -> SearchEpochRow:
         """One pass over both halves; each batch's accuracy is taken before it is stepped on.
 
