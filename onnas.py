@@ -57,7 +57,8 @@ from search_space.memory.plan import TaskSize
 from search_space.methods import network_of
 from search_space.task_search import chunk_count
 from torchmeta_loader import INPUT_SHAPES, content_digest, episode_loader, few_shot_tasks
-from utils.data.full_task_data import DATASETS, image_batches, load_full_task, stratified_halves
+from utils.data.full_task_data import DATASETS, load_full_task, stratified_halves
+from utils.data.image_batches import image_batches
 from utils.draws import derive_seed
 from utils.errors import InputError
 from utils.export import export_network

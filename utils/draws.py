@@ -1,6 +1,7 @@
 """Random draws that depend only on (seed, what they are for, their index), never on what ran before."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,3 +25,12 @@ def torch_generator(seed: int, purpose: str, *index: int) -> torch.Generator:
 def numpy_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     """The same for numpy."""
     return np.random.default_rng(derive_seed(seed, purpose, *index))
+
+
+def shuffled_classes(labels: Sequence[int], seed: int, purpose: str) -> list[list[int]]:
+    """The indices of each class's images, in random order; classes by increasing label."""
+    labels = np.asarray(labels)
+    return [
+        numpy_generator(seed, purpose, int(label)).permutation(np.flatnonzero(labels == label)).tolist()
+        for label in np.unique(labels)
+    ]

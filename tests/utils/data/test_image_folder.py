@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageFile
 
-from utils.data.full_task_data import image_batches, load_full_task
-from utils.data.image_folder import SUFFIXES, channel_statistics, decode, read_header
+from utils.data.full_task_data import load_full_task
+from utils.data.image_batches import image_batches
+from utils.data.image_folder import channel_statistics
+from utils.data.image_reader import SUFFIXES, Preparation, read_header, read_image
 from utils.errors import InputError
 
 SIDE = 12
@@ -136,7 +138,7 @@ def test_grey_only_if_all_images_are(tmp_path):
     task = load(folder)
     assert task.shape == (3, SIDE, SIDE)
     assert len(task.mean) == len(task.std) == 3
-    assert all(len(decode(path, 3, SIDE)) == 3 for path in task.train.pixels.paths)
+    assert all(len(read_image(path, Preparation(3, SIDE))) == 3 for path in task.train.pixels.paths)
 
 
 def test_resized_and_stretched(tmp_path):
@@ -157,7 +159,7 @@ def test_resized_and_stretched(tmp_path):
 def test_every_suffix_is_read(suffix, tmp_path):
     mode = "L" if suffix == ".pgm" else "RGB"
     path = write_image(tmp_path / f"image{suffix.upper()}", 5, mode=mode)
-    pixels = decode(path, 3, SIDE)
+    pixels = read_image(path, Preparation(3, SIDE))
     assert pixels.shape == (3, SIDE, SIDE)
     if suffix in (".png", ".bmp", ".ppm", ".tif"):
         assert np.array_equal(pixels, noise(5, SIDE, SIDE, 3).transpose(2, 0, 1))
@@ -168,7 +170,7 @@ def test_transparency_lies_over_white(tmp_path):
     pixels[0, 0] = (10, 20, 30, 0)
     pixels[0, 1] = (10, 20, 30, 255)
     Image.fromarray(pixels).save(tmp_path / "rgba.png")
-    decoded = decode(tmp_path / "rgba.png", 3, 8)
+    decoded = read_image(tmp_path / "rgba.png", Preparation(3, 8))
     alpha = pixels[..., 3:] / 255
     expected = pixels[..., :3] * alpha + 255 * (1 - alpha)
     assert abs(decoded.transpose(1, 2, 0) - expected).max() <= 1  # Pillow rounds
@@ -178,28 +180,31 @@ def test_transparency_lies_over_white(tmp_path):
     grey = noise(2, 8, 8, 2)
     grey[0, 0], grey[0, 1] = (9, 0), (9, 255)
     Image.fromarray(grey, "LA").save(tmp_path / "la.png")
-    assert decode(tmp_path / "la.png", 1, 8)[0, 0, :2].tolist() == [255, 9]
+    assert read_image(tmp_path / "la.png", Preparation(1, 8))[0, 0, :2].tolist() == [255, 9]
 
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([200, 0, 0, 0, 0, 200])
     palette.putpixel((1, 0), 1)
     palette.save(tmp_path / "palette.png", transparency=1)
-    assert decode(tmp_path / "palette.png", 3, 8)[:, 0, :2].T.tolist() == [[200, 0, 0], [255, 255, 255]]
+    assert read_image(tmp_path / "palette.png", Preparation(3, 8))[:, 0, :2].T.tolist() == [
+        [200, 0, 0],
+        [255, 255, 255],
+    ]
 
 
 def test_the_first_frame_of_an_animation(tmp_path):
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     for name in ("moving.gif", "moving.png", "moving.webp"):
         red.save(tmp_path / name, save_all=True, append_images=[blue], **({"lossless": True} if "webp" in name else {}))
-        assert decode(tmp_path / name, 3, 8)[:, 3, 3].tolist() == [255, 0, 0]
+        assert read_image(tmp_path / name, Preparation(3, 8))[:, 3, 3].tolist() == [255, 0, 0]
 
 
 def test_sixteen_bits_keep_the_upper_eight(tmp_path):
     values = np.array([[0, 255, 256, 0x7FFF], [0x8000, 0xFEFF, 0xFF00, 0xFFFF]] * 4).repeat(2, 1).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "grey.png")
     assert read_header(tmp_path / "grey.png").grey
-    assert np.array_equal(decode(tmp_path / "grey.png", 1, 8)[0], values // 256)
-    assert np.array_equal(decode(tmp_path / "grey.png", 3, 8), np.stack([values // 256] * 3))
+    assert np.array_equal(read_image(tmp_path / "grey.png", Preparation(1, 8))[0], values // 256)
+    assert np.array_equal(read_image(tmp_path / "grey.png", Preparation(3, 8)), np.stack([values // 256] * 3))
 
 
 # What a camera that was turned writes down, from the upright image.
@@ -231,16 +236,16 @@ def test_a_photograph_is_turned_upright(orientation, suffix, tmp_path):
     path = write_turned(tmp_path / f"turned{suffix}", upright, orientation)
     header = read_header(path)
     assert (header.width, header.height) == (16, 32)
-    quarters = decode(path, 3, 16)[:, 4::8, 4::8].transpose(1, 2, 0)
+    quarters = read_image(path, Preparation(3, 16))[:, 4::8, 4::8].transpose(1, 2, 0)
     assert abs(quarters.astype(int) - upright[8::16, 4::8]).max() < 40
 
 
 def test_grey_of_sixteen_bits_and_transparency_are_turned_too(tmp_path):
     grey = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    assert np.array_equal(decode(write_turned(tmp_path / "grey.png", grey, 6), 1, 8)[0], grey // 256)
+    assert np.array_equal(read_image(write_turned(tmp_path / "grey.png", grey, 6), Preparation(1, 8))[0], grey // 256)
     clear = np.full((8, 8, 4), 0, np.uint8)
     clear[:4, :, 3] = 255
-    decoded = decode(write_turned(tmp_path / "clear.png", clear, 8), 1, 8)[0]
+    decoded = read_image(write_turned(tmp_path / "clear.png", clear, 8), Preparation(1, 8))[0]
     assert (decoded[:4] == 0).all()
     assert (decoded[4:] == 255).all()
 
@@ -256,7 +261,7 @@ def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
 def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path):
     ramp = np.linspace(0, 255, 400).astype(np.uint8)
     Image.fromarray(np.stack([np.tile(ramp, (400, 1))] * 3, -1)).save(tmp_path / "ramp.jpg", quality=95)
-    pixels = decode(tmp_path / "ramp.jpg", 3, 20)
+    pixels = read_image(tmp_path / "ramp.jpg", Preparation(3, 20))
     expected = ramp.reshape(20, 20).mean(1)
     assert abs(pixels.astype(float) - expected).max() < 4
 

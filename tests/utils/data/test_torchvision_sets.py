@@ -17,7 +17,8 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 from utils.data import torchvision_sets
-from utils.data.full_task_data import image_batches, load_full_task
+from utils.data.full_task_data import load_full_task
+from utils.data.image_batches import image_batches
 from utils.errors import InputError
 
 CIFARS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
