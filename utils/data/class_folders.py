@@ -90,11 +90,16 @@ def visible(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror or error}.") from error
     for entry in entries:
-        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in entry.name):
-            text = os.fsencode(entry).decode("utf-8", "backslashreplace")
-            name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-            raise InputError(f"the name {name} is not UTF-8 or has control characters: rename it.")
+        check_name(entry)
     return entries
+
+
+def check_name(path: PurePath | str) -> None:
+    """Refuses a name that is not UTF-8, or that would break a line; the refusal has such letters escaped."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(path)):
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+        name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        raise InputError(f"the name {name} is not UTF-8 or has control characters: rename it.")
 
 
 def _list_images(folder: Path) -> list[Path]:
