@@ -27,13 +27,15 @@ import torchmeta_loader
 from tests.conftest import wait_for
 from torchmeta_loader import (
     INPUT_SHAPES,
-    SyntheticGlyphs,
     content_digest,
     episode_loader,
     few_shot_tasks,
     held_out_split,
 )
 from utils.data import prepare as prepare_data
+from utils.data.glyphs import SyntheticGlyphs
+from utils.data.pickled_images import PICKLES_ARCHIVE, PickledImages
+from utils.data.torchmeta_files import OMNIGLOT_GROUPS, vinyals_characters
 from utils.data.torchmeta_mend import torchmeta
 from utils.errors import InputError
 from utils.run.files import locked
@@ -91,9 +93,9 @@ def shuffled(files: dict[str, bytes]) -> dict[str, bytes]:
 def omniglot_files() -> dict[str, dict[str, bytes]]:
     """{"images_background": {name: PNG}, "images_evaluation": ...}: some characters of each of Vinyals' splits."""
     files = {"images_background": {}, "images_evaluation": {}}
-    characters = [c for split in SPLITS for c in prepare_data._vinyals_characters(split)[:CHARACTERS_PER_SPLIT]]
+    characters = [c for split in SPLITS for c in vinyals_characters(split)[:CHARACTERS_PER_SPLIT]]
     # The lists start with background characters; the background/evaluation split needs some of the others.
-    characters += prepare_data._vinyals_characters("train")[-CHARACTERS_PER_SPLIT:]
+    characters += vinyals_characters("train")[-CHARACTERS_PER_SPLIT:]
     for number, (group, alphabet, character) in enumerate(characters):
         for drawing in range(DRAWINGS):
             image = 255 - blocks(number * DRAWINGS + drawing, 7, 105)
@@ -553,7 +555,7 @@ def test_omniglot_is_stored_as_torchmeta_stores_it(data, omniglot_files):
                 image = np.asarray(Image.open(io.BytesIO(files[name])))
                 drawing = int(name[-6:-4]) - 1
                 assert np.array_equal(file[name.rpartition("/")[0]][drawing], 255 - image)
-            labels = json.loads((data / "omniglot" / f"{prepare_data.OMNIGLOT_GROUPS[group]}_labels.json").read_text())
+            labels = json.loads((data / "omniglot" / f"{OMNIGLOT_GROUPS[group]}_labels.json").read_text())
             assert labels == sorted(labels)
             assert {"/".join(label) for label in labels} == {name.rpartition("/")[0] for name in files}
     sizes = [len(json.loads((data / "omniglot" / f"vinyals_{split}_labels.json").read_text())) for split in SPLITS]
@@ -565,7 +567,7 @@ def test_miniimagenet_tars_folders_and_pickles_give_the_same_files(data, miniima
     mixed = {split: shuffled(files) for split, files in miniimagenet_files.items()}
     zipped = miniimagenet_tars(tmp_path / "zipped", mixed, ".tar.gz")
     pickles = miniimagenet_pickles(tmp_path / "pickles", miniimagenet_files)
-    one_archive = tmp_path / "one" / prepare_data.PICKLES_ARCHIVE
+    one_archive = tmp_path / "one" / PICKLES_ARCHIVE
     one_archive.parent.mkdir()
     write_tar(one_archive, {file.name: file.read_bytes() for file in pickles.iterdir()})
     for files in mixed.values():
@@ -731,7 +733,7 @@ def test_a_pickle_of_anything_else_is_refused(content, reason, miniimagenet_file
 def test_pickles_of_every_protocol_are_read(protocol, tmp_path):
     content = {"image_data": np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3), "class_dict": {"n": [1]}}
     (tmp_path / "any.pkl").write_bytes(pickle.dumps(content, protocol))
-    images = prepare_data.PickledImages(tmp_path / "any.pkl", "val")
+    images = PickledImages(tmp_path / "any.pkl", "val")
     assert images.counts == {"n": 1}
     assert np.array_equal(images.images, content["image_data"])
 
