@@ -80,14 +80,13 @@ class ArchivedImages:
             if member.read is None:
                 continue
             if member.size > LARGEST_IMAGE_FILE:
-                limit = LARGEST_IMAGE_FILE // 2**20
                 raise InputError(
-                    f"{self.path} holds {member.name} of {member.size} bytes: an image has {limit} MiB at most."
+                    f"{self._place(member)} has {member.size} bytes: an image file has {LARGEST_IMAGE_FILE} at most."
                 )
             with refusing_damage(self.path):
                 content = member.read()
             row = self.rows[class_name][PurePosixPath(member.name).name]
-            yield class_name, row, self.decode(content, f"{self.path}: {member.name}")
+            yield class_name, row, self.decode(content, self._place(member))
 
     def _members(self) -> Iterator[tuple[str, Member]]:
         """(class, member) of each image and of each folder of a class."""
@@ -102,9 +101,13 @@ class ArchivedImages:
                 if member.read is None or is_image(PurePosixPath(member.name)):
                     yield "/".join(folders[-self.depth :]), member
                 elif not is_companion(PurePosixPath(member.name)):
-                    raise no_image(f"{self.path}: {member.name}")
+                    raise no_image(self._place(member))
             elif member.read and is_image(PurePosixPath(member.name)):
-                raise InputError(f"{self.path} holds {member.name}: images lie in {self._layout()}.")
+                raise InputError(f"{self._place(member)} belongs to no class: images lie in {self._layout()}.")
+
+    def _place(self, member: Member) -> str:
+        """Where a member is, for complaints."""
+        return str(self.path.parent / member.name) if self.path.is_dir() else f"{self.path}: {member.name}"
 
     def _layout(self) -> str:
         return f"{self.top}/{'<folder>/' * self.depth}<image>"

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from utils.data.archives import ArchivedImages
 from utils.data.image_reader import Preparation, opened, prepare, read_image
 from utils.data.pickled_images import PickledImages
 from utils.data.torchmeta_mend import torchmeta
 from utils.errors import InputError
+from utils.run.progress import progress_bar
 
 SPLITS = ("train", "val", "test")
 OMNIGLOT_GROUPS = {"images_background": "train", "images_evaluation": "test"}
@@ -129,7 +129,7 @@ def _write_images(group: h5py.Group, images: ArchivedImages | PickledImages, sha
         name: group.create_dataset(name, (count, *shape), dtype="uint8", dcpl=layout)
         for name, count in images.counts.items()
     }
-    for name, row, image in tqdm(images.read(), title, total=sum(images.counts.values()), unit="image"):
+    for name, row, image in progress_bar(images.read(), title, "image", 0, sum(images.counts.values())):
         datasets[name][row] = image
 
 
