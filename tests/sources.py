@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from torchmeta_loader import episodes, few_shot_tasks
 from utils.data.prepare import prepare
 from utils.data.torchmeta_files import vinyals_characters
+from utils.errors import InputError
 
 SPLITS = ("train", "val", "test")
 CHARACTERS_PER_SPLIT = 7
@@ -129,3 +131,48 @@ def data(tmp_path_factory, omniglot_files, miniimagenet_files) -> Path:
 def prepared_files(folder: Path) -> dict[str, bytes]:
     """The files of a prepared data set; not what was decoded from them."""
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != "cache"}
+
+
+def names(folder: Path) -> list[str]:
+    """What there is in a folder, but for the lock of those that prepare a data set in it."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def refusal(dataset: str, source: Path, tmp_path: Path) -> str:
+    """The sentence with which the source is refused; nothing must be left behind."""
+    out = tmp_path / "out"
+    with pytest.raises(InputError) as complaint:
+        prepare(dataset, source, out)
+    assert not out.exists() or not names(out)
+    text = str(complaint.value)
+    assert "\n" not in text
+    assert text.endswith((".", ")."))
+    return text
+
+
+def make_tasks(dataset: str, split: str, data: Path, **changes):
+    settings = {"ways": 3, "shots": 2, "queries": 4, "seed": 21, "data_path": data, **changes}
+    return few_shot_tasks(dataset, split, **settings)
+
+
+def draw(tasks, numbers: range, workers: int = 0) -> list[list[bytes]]:
+    """Per episode the bytes of its support images, support labels, query images, query labels."""
+    return [
+        [
+            tensor.numpy().tobytes()
+            for tensor in (episode.support, episode.support_labels, episode.query, episode.query_labels)
+        ]
+        for episode in episodes(tasks, numbers, workers)
+    ]
+
+
+@pytest.fixture(params=["zips", "tars", "gzipped tars", "pickles"])
+def whole_source(request, omniglot_files, miniimagenet_files, tmp_path) -> tuple[str, Path]:
+    """A data set and its source, of each kind."""
+    folder = tmp_path / "source"
+    if request.param == "zips":
+        return "omniglot", omniglot_zips(folder, omniglot_files)
+    if request.param == "pickles":
+        return "miniimagenet", miniimagenet_pickles(folder, miniimagenet_files)
+    suffix = ".tar.gz" if request.param.startswith("gzipped") else ".tar"
+    return "miniimagenet", miniimagenet_tars(folder, miniimagenet_files, suffix)
