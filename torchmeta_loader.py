@@ -35,7 +35,7 @@ from utils.data.prepare import WEBSITE, prepare
 from utils.data.torchmeta_mend import torchmeta
 from utils.draws import derive_seed, numpy_generator
 from utils.errors import InputError
-from utils.run.cli import ArgumentParser, run
+from utils.run.cli import ArgumentParser, folder, run
 
 ClassDataset = torchmeta.utils.data.ClassDataset
 ConcatTask = torchmeta.utils.data.ConcatTask
@@ -79,13 +79,13 @@ def few_shot_tasks(
     Raises:
         InputError: the data are absent, unreadable or damaged, or hold too few classes or images for such tasks.
     """
-    folder = Path(data_path).expanduser()
+    place = Path(data_path).expanduser()
     if dataset == "synthetic":
         source = glyphs.glyph_split(split, seed)
     elif dataset == "imagefolder":
-        source = folder_split(folder, split, seed=seed, input_size=input_size, channels=channels)
+        source = folder_split(place, split, seed=seed, input_size=input_size, channels=channels)
     else:
-        source = torchmeta_sets.torchmeta_split(dataset, split, folder, use_vinyals_split, download)
+        source = torchmeta_sets.torchmeta_split(dataset, split, place, use_vinyals_split, download)
     if ways > len(source.classes):
         raise InputError(f"--n {ways} is too many: the {split} split of {dataset} has {len(source.classes)} classes.")
     fewest = int(np.argmin(source.counts))
@@ -290,18 +290,19 @@ def main() -> None:
     parser.add_argument("--prepare", choices=tuple(WEBSITE), help="the data set", **required)
     parser.add_argument(
         "--source",
-        type=Path,
+        type=folder,
         metavar="FILE_OR_DIR",
-        help="the folder of the downloaded files, or one of them: Omniglot's two zips or their unpacked folders; "
-        "miniImageNet as train/val/test tars, folders of classes, or mini-imagenet-cache-<split>.pkl files",
+        help="the folder of the downloaded files, or one of them, which is read with the others of its form: "
+        "Omniglot's two zips or their unpacked folders; miniImageNet as train/val/test tars, folders of classes, or "
+        "mini-imagenet-cache-<split>.pkl files",
         **required,
     )
-    parser.add_argument("--data_path", type=Path, default=Path("data"), metavar="DIR", help="where the data go")
+    parser.add_argument("--data_path", type=folder, default=Path("data"), metavar="DIR", help="where the data go")
     args = parser.parse_args()
 
-    folder = args.data_path / args.prepare
+    place = args.data_path / args.prepare
     found = prepare(args.prepare, args.source, args.data_path)
-    print(f"{folder} is ready: {found}." if found else f"{folder} is prepared already; nothing was changed.")
+    print(f"{place} is ready: {found}." if found else f"{place} is prepared already; nothing was changed.")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import pickle
 import random
-import shutil
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,6 @@ from PIL import Image
 from torchvision.transforms import Compose, Resize, ToTensor
 
 import torchmeta_loader
-from tests.conftest import wait_for
 from tests.sources import (
     SPLITS,
     cut_in_half,
@@ -29,9 +26,6 @@ from torchmeta_loader import INPUT_SHAPES, episodes, held_out_split
 from utils.data.episode import Episode
 from utils.data.glyphs import SyntheticGlyphs
 from utils.errors import InputError
-from utils.run.files import locked
-
-ROOT = Path(__file__).parent.parent
 
 
 def parts(episode: Episode) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -180,57 +174,37 @@ def test_too_many_ways_or_images_name_the_flag(data):
 # --- The command ----------------------------------------------------------------------------------------------------
 
 
-def start(*arguments: str | Path) -> subprocess.Popen:
-    line = [sys.executable, ROOT / "torchmeta_loader.py", *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command in this process; returns what it prints."""
+
+    def run(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["torchmeta_loader.py", *map(str, arguments)])
+        torchmeta_loader.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess:
-    process = start(*arguments)
-    stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
-
-
-def test_the_command_prepares_once(data, omniglot_files, tmp_path):
+def test_the_command_prepares_once(command, data, omniglot_files, tmp_path):
     source = omniglot_zips(tmp_path / "source", omniglot_files)
-    first = command("--prepare", "omniglot", "--source", source, "--data_path", tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert "omniglot is ready" in first.stdout
-    assert "the source lacks 1595 of Omniglot's characters" in first.stdout
+    said = command("--prepare", "omniglot", "--source", source, "--data_path", tmp_path)
+    assert said.startswith(f"{tmp_path / 'omniglot'} is ready: ")
+    assert "the source lacks 1595 of Omniglot's characters" in said
+    assert said.endswith(f"read from {source}/images_background.zip, {source}/images_evaluation.zip.\n")
     assert prepared_files(tmp_path / "omniglot") == prepared_files(data / "omniglot")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "omniglot").iterdir()}
-    again = command("--prepare", "omniglot", "--source", tmp_path / "gone", "--data_path", tmp_path)
-    assert again.returncode == 0
-    assert "prepared already" in again.stdout
+    said = command("--prepare", "omniglot", "--source", tmp_path / "gone", "--data_path", tmp_path)
+    assert said == f"{tmp_path / 'omniglot'} is prepared already; nothing was changed.\n"
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "omniglot").iterdir()}
 
 
-def test_a_command_waits_for_another_that_prepares(data, omniglot_files, tmp_path):
-    """And finds the data set prepared then, so that it does not even look at its source."""
-    lock = tmp_path / ".omniglot.lock"
-    with locked(lock):
-        waiting = start("--prepare", "omniglot", "--source", tmp_path / "gone", "--data_path", tmp_path)
-        opened = Path(f"/proc/{waiting.pid}/fd")
-        wait_for(lambda: waiting.poll() is not None or lock in [file.resolve() for file in opened.iterdir()])
-        shutil.copytree(data / "omniglot", tmp_path / "omniglot")
-    stdout, stderr = waiting.communicate()
-    assert waiting.returncode == 0, stderr
-    assert "prepared already" in stdout
-
-
-def test_the_command_refuses_in_one_sentence(miniimagenet_files, tmp_path):
+def test_the_command_refuses(command, miniimagenet_files, tmp_path, capsys):
     source = miniimagenet_tars(tmp_path / "source", miniimagenet_files)
     cut_in_half(source / "test.tar")
-    refused = command("--prepare", "miniimagenet", "--source", source, "--data_path", tmp_path / "data")
-    assert refused.returncode == 2
-    assert "Traceback" not in refused.stderr
-    last = refused.stderr.splitlines()[-1]
-    assert last.startswith(f"torchmeta_loader.py: error: {source / 'test.tar'} cannot be read whole")
-
-
-def test_the_command_needs_its_flags(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["torchmeta_loader.py", "--prepare", "cifar10", "--source", "x"])
-    with pytest.raises(SystemExit) as exit_:
-        torchmeta_loader.main()
-    assert exit_.value.code == 2
+    with pytest.raises(InputError, match=rf"^{source / 'test.tar'} cannot be read whole"):
+        command("--prepare", "miniimagenet", "--source", source, "--data_path", tmp_path / "data")
+    with pytest.raises(SystemExit) as end:
+        command("--prepare", "cifar10", "--source", "x")
+    assert end.value.code == 2
     assert "cifar10" in capsys.readouterr().err

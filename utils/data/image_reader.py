@@ -23,6 +23,7 @@ GREY_MODES = ("1", "L", "LA", "I")
 # How Pillow names what lies in a file; ";16" alone is also said of colours that share 16 bits.
 DEEP_LAYOUTS = ("I;16", ";16B", ";16L", ";16N", ";16S", ";16BS", ";16NS")
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF's tag
 SMALLEST_SIDE = 8
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and sensors give a pixel, all of which files keep as 16
 
@@ -71,7 +72,7 @@ def prepare(image: Image.Image, preparation: Preparation, name: str) -> np.ndarr
     """An opened image as uint8 (channels, side, side); divided by 255, it is what a network sees, in [0, 1].
 
     In this order, so that other programs can do the same:
-    1. of an animation, the first frame; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least
+    1. of several frames or pages, the first; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least
        twice the wanted one;
     2. turned upright, as its EXIF orientation says;
     3. pixels of more than 8 bits keep the upper 8 of their ``bits``;
@@ -168,7 +169,7 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             with Image.open(source, formats=FORMATS) as image:
                 yield image
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is no whole image of {', '.join(FORMATS)}: convert it to PNG or JPEG.") from error
@@ -196,6 +197,8 @@ def _check(image: Image.Image, name: str) -> tuple[int, int]:
         raise InputError(f"{name} is too small, {width}x{height} pixels: {SMALLEST_SIDE}x{SMALLEST_SIDE} is the least.")
     if image.mode == "F":
         raise InputError(f"{name} has floating-point pixels, whose range is not known: save it with 8 or 16 bits.")
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO and _is_deep(image):
+        raise InputError(f"{name} has pixels of 16 bits of which 0 is white: save it with 8 bits.")  # Pillow ignores it
     return width, height
 
 

@@ -158,6 +158,15 @@ def test_other_whole_numbers_are_refused(low, high, tmp_path):
     assert complaint(path) == f"{path} has pixels from {low} to {high}, whose range is not known: save it with 8 bits."
 
 
+def test_white_that_is_zero(tmp_path):
+    for values in (np.full((8, 8), 255, np.uint8), np.full((8, 8), 65535, np.uint16)):
+        path = write_image(tmp_path / f"{values.dtype}.tif", values, tiffinfo={262: 0})
+        if values.dtype == np.uint8:
+            assert read(path, 1, 8).max() in (0, 255)
+        else:
+            assert complaint(path) == f"{path} has pixels of 16 bits of which 0 is white: save it with 8 bits."
+
+
 def test_floating_point_pixels_are_refused(tmp_path):
     path = write_image(tmp_path / "depth.tif", np.ones((SIDE, SIDE), np.float32))
     assert complaint(path).startswith(f"{path} has floating-point pixels, whose range is not known: ")

@@ -1,5 +1,6 @@
 """Preparing a data set once: what is read, what is left behind, what is downloaded."""
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.sources import (
 from utils.data import prepare as prepare_module
 from utils.data.prepare import PREPARED_FILES, download, is_prepared, prepare
 from utils.errors import InputError
+from utils.run.files import locked
 
 
 def test_what_is_named_is_what_is_read(data, miniimagenet_files, tmp_path):
@@ -111,6 +113,15 @@ def test_a_set_that_was_incomplete_is_prepared_with_the_last_file_only(data, omn
     prepare("omniglot", omniglot_zips(tmp_path / "source", omniglot_files), tmp_path)
     assert seen == [False] * len(prepared)
     assert prepared_files(tmp_path / "omniglot") == prepared_files(data / "omniglot")
+
+
+def test_one_waits_for_another_that_prepares(data, tmp_path):
+    """And finds the data set prepared then, so that it does not even look at its source."""
+    with ThreadPoolExecutor(1) as pool:  # a lock is as good between threads as between processes
+        with locked(tmp_path / ".omniglot.lock"):
+            waiting = pool.submit(prepare, "omniglot", tmp_path / "gone", tmp_path)
+            shutil.copytree(data / "omniglot", tmp_path / "omniglot")
+        assert waiting.result() is None
 
 
 @pytest.mark.parametrize("dataset", ["omniglot", "miniimagenet"])

@@ -1,10 +1,8 @@
 """Omniglot and miniImageNet through torchmeta: decoded once, and refused when they are damaged."""
 
+import fcntl
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import pytest
@@ -23,8 +21,6 @@ from torchmeta_loader import content_digest
 from utils.data.prepare import prepare
 from utils.data.torchmeta_mend import torchmeta
 from utils.errors import InputError
-
-ROOT = Path(__file__).parents[3]
 
 
 def through_torchmeta(tasks, episodes: range) -> list[list[bytes]]:
@@ -144,17 +140,22 @@ def test_labels_that_the_data_lack_are_refused(data, tmp_path):
         make_tasks("miniimagenet", "val", tmp_path)
 
 
-def test_what_the_system_says_is_not_called_damage(data, tmp_path):
+def test_what_the_system_says_is_not_called_damage(data, tmp_path, monkeypatch):
     """Nobody is told to delete data that another program has open."""
     shutil.copytree(data / "omniglot", tmp_path / "omniglot")
-    with h5py.File(tmp_path / "omniglot" / "data.hdf5", "a"):
-        code = (
-            f"import torchmeta_loader; torchmeta_loader.few_shot_tasks('omniglot', 'val', ways=3, shots=1, queries=1, "
-            f"seed=0, data_path={str(tmp_path)!r})"
-        )
-        refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    text = f"cannot read the val split in {tmp_path / 'omniglot'}: another process has it open for writing."
-    assert refused.stderr.splitlines()[-1] == f"utils.errors.InputError: {text}"
+    with (tmp_path / "omniglot" / "data.hdf5").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError) as refusal:
+            make_tasks("omniglot", "val", tmp_path)
+    folder = tmp_path / "omniglot"
+    assert str(refusal.value) == f"cannot read the val split in {folder}: another process has it open for writing."
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("torchmeta.datasets.omniglot.open", refuse, raising=False)
+    with pytest.raises(InputError, match=r"^cannot read the val split in .*/omniglot: Permission denied\.$"):
+        make_tasks("omniglot", "val", tmp_path)
 
 
 def test_absent_data_say_how_to_get_them(tmp_path):
