@@ -72,8 +72,8 @@ def prepare(image: Image.Image, preparation: Preparation, name: str) -> np.ndarr
     """An opened image as uint8 (channels, side, side); divided by 255, it is what a network sees, in [0, 1].
 
     In this order, so that other programs can do the same:
-    1. of several frames or pages, the first; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least
-       twice the wanted one;
+    1. of several frames or pages, the first; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
+       least twice the wanted one;
     2. turned upright, as its EXIF orientation says;
     3. pixels of more than 8 bits keep the upper 8 of their ``bits``;
     4. transparency is laid over white;

@@ -159,12 +159,8 @@ def test_other_whole_numbers_are_refused(low, high, tmp_path):
 
 
 def test_white_that_is_zero(tmp_path):
-    for values in (np.full((8, 8), 255, np.uint8), np.full((8, 8), 65535, np.uint16)):
-        path = write_image(tmp_path / f"{values.dtype}.tif", values, tiffinfo={262: 0})
-        if values.dtype == np.uint8:
-            assert read(path, 1, 8).max() in (0, 255)
-        else:
-            assert complaint(path) == f"{path} has pixels of 16 bits of which 0 is white: save it with 8 bits."
+    path = write_image(tmp_path / "x.tif", np.full((8, 8), 65535, np.uint16), tiffinfo={262: 0})
+    assert complaint(path) == f"{path} has pixels of 16 bits of which 0 is white: save it with 8 bits."
 
 
 def test_floating_point_pixels_are_refused(tmp_path):
