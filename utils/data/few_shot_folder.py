@@ -51,8 +51,9 @@ def folder_split(
     images = [FolderImages(tuple(paths), preparation) for paths in splits[split].values()]
     classes = FolderClasses(list(splits[split]), images, split)
     counts = [len(paths) for paths in splits[split].values()]
-    name = "_".join([split, *([f"seed{seed}"] if notes else []), "x".join(map(str, preparation.shape))])
-    source = {"bits": preparation.bits, "files": _files_digest(folder, splits[split])}
+    classes_of = f"{split}_seed{seed}" if notes else split
+    name = f"{classes_of}_{'x'.join(map(str, preparation.shape))}"
+    source = {"bits": preparation.bits, "files": _files_digest(splits[split])}
     decoded, trouble = decoded_once(
         folder / ".cache" / f"{name}.npy", source, counts, preparation.shape, classes.decode
     )
@@ -136,7 +137,7 @@ def _survey(
     )
 
 
-def _files_digest(folder: Path, classes: Classes) -> str:
+def _files_digest(classes: Classes) -> str:
     """Of what the file system says of the images; another one if an image was changed."""
     digest = hashlib.sha256()
     for name, paths in classes.items():
