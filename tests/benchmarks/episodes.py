@@ -17,7 +17,7 @@ from models.supernet import SupernetSettings
 from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
 from search_space.task_search import SearchSettings, TaskSearch
-from torchmeta_loader import INPUT_SHAPES, episode_loader, few_shot_tasks
+from torchmeta_loader import INPUT_SHAPES, episodes, few_shot_tasks
 from utils.run.cli import ArgumentParser, folder, run, whole
 from utils.run.device import CHOICES, choose_device
 
@@ -26,11 +26,11 @@ WAYS = 5
 TASKS = {"published setting, 75 support images": (15, 5, 20), "25 support images": (5, 2, 10)}
 
 
-def seconds_per_task(tasks, episodes: range) -> float:
+def seconds_per_task(tasks, numbers: range) -> float:
     started = time.perf_counter()
-    for _ in episode_loader(tasks, episodes, batch_size=10):
+    for _ in episodes(tasks, numbers):
         pass
-    return (time.perf_counter() - started) / len(episodes)
+    return (time.perf_counter() - started) / len(numbers)
 
 
 def adapting_seconds(search: TaskSearch, images: torch.Tensor, labels: torch.Tensor) -> float:
@@ -64,14 +64,14 @@ def main():
         adaptation = SearchSettings(epochs, 0, batch_size, w_lr=0.005, alpha_lr=0.005)
         rounds = []
         for number in range(args.rounds + 1):  # the first round warms up
-            episodes = range(number * args.tasks, (number + 1) * args.tasks)
-            images, labels = (tensor.to(device) for tensor in here.load(episodes[0])["support"])
+            numbers = range(number * args.tasks, (number + 1) * args.tasks)
+            episode = here.load(numbers[0])
             search = TaskSearch(supernet, architecture, adaptation, 21, "benchmark", number)
             rounds.append(
                 (
-                    seconds_per_task(torchmeta, episodes),
-                    seconds_per_task(here, episodes),
-                    adapting_seconds(search, images, labels),
+                    seconds_per_task(torchmeta, numbers),
+                    seconds_per_task(here, numbers),
+                    adapting_seconds(search, episode.support.to(device), episode.support_labels.to(device)),
                 )
             )
         by_way, loading, adapting = (1000 * median(taken) for taken in zip(*rounds[1:], strict=True))
