@@ -24,6 +24,8 @@ import torch
 
 from search_space.meta import batched_search
 
+pytest_plugins = ["tests.sources"]  # fixtures
+
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 30  # seconds; none of the runs takes more than a few
 OUTPUTS = ("stdout", "stderr")

@@ -1,6 +1,7 @@
 """Random draws that depend only on (seed, what they are for, their index), never on what ran before."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,3 +38,12 @@ class Draws(NamedTuple):
     def generator(self, draw: str) -> torch.Generator:
         """That of one of its draws."""
         return torch_generator(self.seed, f"{self.purpose}/{draw}", self.index)
+
+
+def shuffled_classes(labels: Sequence[int], seed: int, purpose: str) -> list[list[int]]:
+    """The indices of each class's images, in random order; classes by increasing label."""
+    labels = np.asarray(labels)
+    return [
+        numpy_generator(seed, purpose, int(label)).permutation(np.flatnonzero(labels == label)).tolist()
+        for label in np.unique(labels)
+    ]

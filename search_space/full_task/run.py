@@ -18,7 +18,8 @@ from search_space.full_task.search import FullTaskSearch
 from search_space.memory.derived import count_macs
 from search_space.resume import load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork
-from utils.data.full_task_data import FullTask, image_batches
+from utils.data.full_task_data import FullTask
+from utils.data.image_batches import image_batches
 from utils.errors import InputError
 from utils.memory import PeakMemory
 from utils.pictures.event_log import EventLog

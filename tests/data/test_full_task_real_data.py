@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.data.full_task_data import NORMALISATION, FullTask, image_batches, load_full_task, stratified_halves
+from utils.data.full_task_data import NORMALISATION, FullTask, load_full_task, stratified_halves
+from utils.data.image_batches import image_batches
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGES = {"train": 100, "test": 20}  # of each class

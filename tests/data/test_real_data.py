@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from tests.test_tfml import assert_same_run
-from torchmeta_loader import episode_loader, few_shot_tasks
+from torchmeta_loader import episodes, few_shot_tasks
 from utils.data.prepare import prepare
 from utils.data.torchmeta_mend import torchmeta
 
@@ -102,12 +102,12 @@ def test_episodes_of_the_real_data_are_those_of_torchmeta_bit_for_bit(dataset, r
     for split, shots, queries in (("train", 15, 1), ("val", 5, 15), ("test", 5, 15)):
         tasks = few_shot_tasks(dataset, split, ways=5, shots=shots, queries=queries, seed=21, data_path=data_path)
         assert tasks.images is not None
-        loader = torchmeta.utils.data.BatchMetaDataLoader(tasks, batch_size=5, shuffle=False, sampler=range(5))
-        (expected,), (batch,) = loader, episode_loader(tasks, range(5), batch_size=5)
-        for part in ("support", "query"):
-            for tensor, wanted in zip(batch[part], expected[part], strict=True):
+        loader = torchmeta.utils.data.BatchMetaDataLoader(tasks, shuffle=False, sampler=range(5))
+        for expected, episode in zip(loader, episodes(tasks, range(5)), strict=True):
+            here = (episode.support, episode.support_labels, episode.query, episode.query_labels)
+            for tensor, wanted in zip(here, (*expected["support"], *expected["query"]), strict=True):
                 assert tensor.dtype == wanted.dtype
-                assert torch.equal(tensor, wanted)
+                assert torch.equal(tensor, wanted[0])
 
 
 def test_training_on_omniglot_is_the_same_on_two_ranks(scripts, omniglot, tmp_path):
@@ -137,8 +137,7 @@ def test_episodes_of_the_real_data(dataset, workers, request):
     for split in SPLITS:
         tasks = few_shot_tasks(dataset, split, ways=5, shots=1, queries=15, seed=21, data_path=data_path)
         images_seen = 0
-        for batch in episode_loader(tasks, range(20), batch_size=10, workers=workers):
-            support, query = (batch[part][0].flatten(0, 1) for part in ("support", "query"))
-            images_seen += len(support) + len(query)
-            assert 0 <= query.min() < query.max() <= 1
+        for episode in episodes(tasks, range(20), workers):
+            images_seen += len(episode.support) + len(episode.query)
+            assert 0 <= episode.query.min() < episode.query.max() <= 1
         assert images_seen == 20 * 5 * 16

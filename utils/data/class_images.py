@@ -1,5 +1,6 @@
 """The images of many classes in one file, decoded once and mapped into memory."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -12,7 +13,7 @@ from utils.errors import InputError
 from utils.run.files import locked, replacing, write_json
 from utils.run.progress import progress_bar
 
-FORMAT = 1
+FORMAT = 2
 
 
 class ClassImages:
@@ -21,14 +22,14 @@ class ClassImages:
     Args:
         path: the file, (images, channels, height, width), class by class.
         counts: images of each class.
+        digest: the SHA-256 of all pixels.
 
     Raises:
         OSError, ValueError: no such file, or one that is cut short or something else.
     """
 
-    def __init__(self, path: Path, counts: Sequence[int]):
-        self.path = path
-        self.counts = counts
+    def __init__(self, path: Path, counts: Sequence[int], digest: str):
+        self.path, self.counts, self.digest = path, counts, digest
         self._first = [0, *accumulate(counts)]
         self._pixels = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
 
@@ -47,7 +48,7 @@ class ClassImages:
 
     def __getstate__(self) -> dict:
         """Another process maps the file for itself."""
-        return {"path": self.path, "counts": self.counts}
+        return {"path": self.path, "counts": self.counts, "digest": self.digest}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
@@ -76,24 +77,27 @@ def open_class_images(
     with locked(path.with_suffix(".lock")):
         images = _open(path, description)  # it may have been written while this process waited
         if images is None:
-            _write(path, description, decode)
-            images = ClassImages(path, counts)
+            images = ClassImages(path, counts, _write(path, description, decode))
     return images
 
 
 def _open(path: Path, description: dict) -> ClassImages | None:
     """The images, None where the file is not what is described."""
     try:
-        if json.loads(path.with_suffix(".json").read_text()) != description:
+        found = json.loads(path.with_suffix(".json").read_text())
+        digest = found.pop("pixels")
+        if found != description:
             return None
-        images = ClassImages(path, description["counts"])
-    except (OSError, ValueError):
+        images = ClassImages(path, description["counts"], digest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     expected = (sum(description["counts"]), *description["shape"])
     return images if images.dtype == np.uint8 and images.shape == expected else None
 
 
-def _write(path: Path, description: dict, decode: Callable[[int], np.ndarray]) -> None:
+def _write(path: Path, description: dict, decode: Callable[[int], np.ndarray]) -> str:
+    """Writes the file and its description; returns the SHA-256 of the pixels."""
+    digest = hashlib.sha256()
     counts, shape = description["counts"], tuple(description["shape"])
     header = {"descr": "|u1", "fortran_order": False, "shape": (sum(counts), *shape)}
     # Written, not mapped: with a full disk a write raises, where a mapping would end the process.
@@ -103,6 +107,9 @@ def _write(path: Path, description: dict, decode: Callable[[int], np.ndarray]) -
             pixels = decode(index)
             if pixels.shape != (count, *shape) or pixels.dtype != np.uint8:
                 raise InputError(f"class {index} for {path} has images of another size than {shape}.")
-            file.write(pixels.tobytes())
+            content = pixels.tobytes()
+            digest.update(content)
+            file.write(content)
     # Last: until it is there, or if this process dies here, an old description is of another source.
-    write_json(path.with_suffix(".json"), description)
+    write_json(path.with_suffix(".json"), {**description, "pixels": digest.hexdigest()})
+    return digest.hexdigest()

@@ -1,41 +1,25 @@
-"""A folder of images, one sub-folder a class: checked whole, decoded one image at a time.
+"""The images of a folder as a data set: how all of them are prepared, and each one when it is asked for."""
 
-An image becomes uint8 (channels, side, side). A photograph is turned upright, as its EXIF orientation says; one that is
-not square is stretched; of an animation the first frame counts; transparency is laid over white; 16-bit grey keeps its
-upper 8 bits.
-"""
-
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from utils.data.image_reader import (
+    DEPTHS,
+    Header,
+    Preparation,
+    check_input_size,
+    largest_value,
+    opened,
+    read_header,
+    read_image,
+)
 from utils.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-# Pillow goes by a file's content, and would try formats that start other programs.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-# Files that operating systems and authors leave among images; hidden ones are passed over too.
-COMPANIONS = ("thumbs.db", "desktop.ini")
-COMPANION_STEMS = ("readme", "license", "licence")
-GREY_MODES = ("1", "L", "LA", "I")
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations
-SMALLEST_SIDE = 8
 SECONDS_BEFORE_A_BAR = 3
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its image before it is decoded; width and height in pixels, of the upright image."""
-
-    path: Path
-    width: int
-    height: int
-    grey: bool
 
 
 @dataclass(frozen=True)
@@ -47,120 +31,46 @@ class FolderImages:
     """
 
     paths: tuple[Path, ...]
-    channels: int
-    side: int
+    preparation: Preparation
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return decode(self.paths[index], self.channels, self.side)
+        return read_image(self.paths[index], self.preparation)
 
     def each(self, name: str) -> Iterator[np.ndarray]:
         """Every image in turn, under a progress bar if that takes long."""
-        indices = tqdm(range(len(self)), name, unit="image", delay=SECONDS_BEFORE_A_BAR, mininterval=1)
-        return (self[index] for index in indices)
+        return (self[index] for index in _bar(range(len(self)), name))
 
 
-def list_classes(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class, both sorted by name.
-
-    Raises:
-        InputError: no class folders, a class without images, or a file or folder where none should be.
-    """
-    classes = {}
-    for entry in _visible(folder):
-        if entry.is_dir():
-            classes[entry.name] = _list_images(entry)
-        elif entry.suffix.lower() in SUFFIXES:
-            raise InputError(f"{entry} belongs to no class: images lie in {folder}/<class>/.")
-    if not classes:
-        raise InputError(f"{folder} holds no class folders: images lie in {folder}/<class>/.")
-    return classes
-
-
-def _list_images(folder: Path) -> list[Path]:
-    files = []
-    for entry in _visible(folder):
-        if entry.is_dir():
-            raise InputError(f"{entry} is a folder in a class folder: images lie directly in {folder}.")
-        if entry.suffix.lower() in SUFFIXES:
-            files.append(entry)
-        elif entry.name.lower() not in COMPANIONS and entry.stem.lower() not in COMPANION_STEMS:
-            raise InputError(f"{entry} is no image file: those end in {', '.join(SUFFIXES)}.")
-    if not files:
-        raise InputError(f"{folder} holds no images: fill or remove that class folder.")
-    return files
-
-
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror or error}.") from error
-
-
-def read_header(path: Path) -> Header:
-    """Reads the size and the kind of an image.
-
-    Raises:
-        InputError: it is no image, too small, or of floating-point pixels.
-    """
-    with _opened(path) as image:
-        width, height, mode = *_upright_size(image), image.mode
-    if min(width, height) < SMALLEST_SIDE:
-        raise InputError(f"{path} is too small, {width}x{height} pixels: {SMALLEST_SIDE}x{SMALLEST_SIDE} is the least.")
-    if mode == "F":
-        raise InputError(f"{path} has floating-point pixels, whose range is not known: save it with 8 or 16 bits.")
-    return Header(path, width, height, _kind(mode) in GREY_MODES)
-
-
-def decode(path: Path, channels: int, side: int) -> np.ndarray:
-    """Decodes a file to uint8 (channels, side, side).
+def survey(
+    paths: Sequence[Path], input_size: int | None = None, channels: int | None = None
+) -> tuple[Preparation, tuple[str, ...]]:
+    """How images are prepared to be one data set, and sentences for the user on what that changes in them.
 
     Args:
-        channels: 1, grey, or 3, RGB.
+        input_size: the side in pixels that they are resized to; None: as they are, all square and of one size.
+        channels: 1 or 3; None: 1 if all images are grey, else 3.
 
     Raises:
-        InputError: it is cut short or corrupt.
+        InputError: an image that is none, or images of several sizes without ``input_size``.
     """
-    with _opened(path) as image:
-        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still is twice the wanted one: less memory, time.
-        image.draft(None, (2 * side, 2 * side))
-        ImageOps.exif_transpose(image, in_place=True)
-        if _kind(image.mode) == "I":
-            picture = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
-        elif image.has_transparency_data:
-            picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        else:
-            picture = image
-        picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (side, side):
-        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(side, side, channels).transpose(2, 0, 1)
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Its width and height; Pillow has turned a TIFF's itself."""
-    # Not image.getexif(): a PNG's decodes the whole image, to find EXIF data that are absent.
-    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    turn = orientation in SIDEWAYS and image.format != "TIFF"
-    return image.size[::-1] if turn else image.size
-
-
-def _kind(mode: str) -> str:
-    """Pillow's mode without the layout of its bytes: "I;16B" -> "I"."""
-    return mode.partition(";")[0]
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
-    except Exception as error:  # Pillow raises almost anything for a damaged image
-        reason = "it has no known format" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
-        raise InputError(f"{path} cannot be read as an image, it may be cut short or corrupt: {reason}.") from error
+    check_input_size(input_size)
+    headers = [read_header(path) for path in _bar(paths, "headers of images")]
+    side = input_size or _common_side(headers)
+    grey = sum(header.grey for header in headers)
+    channels = channels or (1 if grey == len(headers) else 3)
+    notes = []
+    stretched = sum(header.width != header.height for header in headers)
+    if stretched:
+        notes.append(f"{stretched} of {len(headers)} images are not square: they are stretched to {side}x{side}.")
+    if channels == 1 and grey < len(headers):
+        notes.append(f"{len(headers) - grey} of {len(headers)} images have colours: they are made grey.")
+    if channels == 3 and grey:
+        notes.append(f"{grey} of {len(headers)} images are grey: they get three equal channels.")
+    bits, note = _depth([header for header in headers if header.deep])
+    return Preparation(channels, side, bits), (*notes, *note)
 
 
 def channel_statistics(images: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -177,3 +87,41 @@ def channel_statistics(images: Iterable[np.ndarray]) -> tuple[tuple[float, ...],
     std = np.sqrt((counts * (values - mean[:, None]) ** 2).sum(1) / pixels)
     std[counts.max(1) == pixels] = 1.0  # a channel of one value: there is nothing to scale
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _common_side(headers: list[Header]) -> int:
+    """The one side of images that are all square and of one size."""
+    first = headers[0]
+    for header in headers:
+        if not header.width == header.height == first.width:
+            sizes = " and ".join(f"{h.path} is {h.width}x{h.height}" for h in dict.fromkeys((first, header)))
+            raise InputError(
+                f"the images are not all square and of one size ({sizes}): give --input_size, the side in "
+                f"pixels that they are resized to."
+            )
+    return first.width
+
+
+def _depth(headers: list[Header]) -> tuple[int | None, list[str]]:
+    """The bits of the set's pixels of more than 8, by the largest value of all, and a note where they are under 16.
+
+    Sensors give 10, 12 or 14 bits, files keep 16 and do not say so: by itself, a picture of 10 bits looks black.
+    """
+    if not headers:
+        return None, []
+    largest, colour = 0, None
+    for header in _bar(headers, "range of pixels"):
+        with opened(header.path, str(header.path)) as image:
+            largest = max(largest, largest_value(image, str(header.path)))
+        colour = colour or (None if header.grey else header.path)
+    bits = next(bits for bits in DEPTHS if largest < 2**bits)
+    if bits == DEPTHS[-1]:
+        return bits, []
+    if colour:
+        raise InputError(f"{colour} has colours of 16 bits, none above {largest}: save it with 8 bits.")
+    note = f"{len(headers)} images have pixels of 16 bits, none above {largest}: {2**bits - 1} is taken for white."
+    return bits, [note]
+
+
+def _bar(items: Sequence, name: str) -> tqdm:
+    return tqdm(items, name, unit="image", delay=SECONDS_BEFORE_A_BAR, mininterval=1)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from utils.data.augmentation import Augmentation, Draw, cut_out
-from utils.data.full_task_data import ArrayImages, ImageSet, image_batches, stratified_halves
+from utils.data.full_task_data import stratified_halves
+from utils.data.image_batches import ArrayImages, ImageSet, image_batches
 from utils.draws import numpy_generator
 
 SIDE = 16
