@@ -19,7 +19,7 @@ from statistics import fmean, median
 import torch
 
 from models.derived_network import DerivedNetwork
-from models.frozen_supernet import FrozenSupernet
+from models.pruned_network import PrunedNetwork
 from models.textbook_norm import with_textbook_norm
 from search_space.agreement import searched_network
 from search_space.board.board import Board, record_of
@@ -231,7 +231,7 @@ def export_last_task(flags: OnnasFlags, tasks: FewShotTasks, start: Start, numbe
     search.average_batch_statistics(images, mixtures)
     channels = network.settings.in_channels
     files = export_network(
-        FrozenSupernet(network.supernet, mixtures),
+        with_textbook_norm(PrunedNetwork(network.supernet, mixtures)),
         INPUT_SHAPES[flags.tasks.dataset],
         flags.derived.export,
         classes=episode.class_names,

@@ -4,9 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.step_by_step import goes_side_by_side
-from models.supernet import SupernetSettings
-from search_space.settings import FASTEST, Schedule
+from search_space.settings import Schedule
 from utils.draws import Draws
 
 
@@ -36,19 +34,6 @@ def query_batches(labels: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
 def micro_batches(batch: torch.Tensor, schedule: Schedule) -> tuple[torch.Tensor, ...]:
     """Splits a batch into micro-batches whose sizes differ by one at most."""
     return batch.tensor_split(schedule.count(len(batch)))
-
-
-def micro_batch_groups(
-    batch: torch.Tensor, schedule: Schedule, network: SupernetSettings, size: tuple[int, int]
-) -> list[list[torch.Tensor]]:
-    """The micro-batches of a batch of images of ``size``, in groups: two in one go forward side by side."""
-    parts, groups = list(micro_batches(batch, schedule)), []
-    while parts:
-        alike = len(parts) > 1 and len(parts[0]) == len(parts[1])
-        two = alike and schedule.name == FASTEST and goes_side_by_side(network, len(parts[0]), size)
-        groups.append(parts[: 1 + two])
-        del parts[: 1 + two]
-    return groups
 
 
 class BatchOrders:

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm
 from models.search_cell import Mixture
-from models.step_by_step import Chunk, step_by_step_backward
+from models.step_by_step import MicroBatch, step_by_step_backward
 from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Choice, Noise
-from search_space.batches import Batch, BatchOrders, batches, micro_batch_groups, micro_batches, query_batches
+from search_space.batches import Batch, BatchOrders, batches, micro_batches, query_batches
 from search_space.search_network import SearchNetwork
 from search_space.selection import Selector
 from search_space.settings import FASTEST, SearchSettings
@@ -220,28 +220,21 @@ class TaskSearch:
             self.supernet.train()
         images, labels, index = batch
         total = torch.zeros(2, device=images.device)
-        for parts in micro_batch_groups(index, self.settings.schedule, self.supernet.settings, images.shape[2:]):
-            criteria = [_Criterion(labels[part], len(part) / len(index)) for part in parts]
-            group = [
-                Chunk(images[part], mixtures(), criterion, self.draw_keep(len(part)))
-                for part, criterion in zip(parts, criteria, strict=True)
-            ]
-            losses = self._backward(group, of_weights)
-            for loss, criterion in zip(losses, criteria, strict=True):
-                total += torch.stack([loss, criterion.right])
+        for part in micro_batches(index, self.settings.schedule):
+            criterion = _Criterion(labels[part], len(part) / len(index))
+            micro_batch = MicroBatch(images[part], mixtures(), criterion, self.draw_keep(len(part)))
+            total += torch.stack([self._backward(micro_batch, of_weights), criterion.right])
         return total
 
-    def _backward(self, group: list[Chunk], of_weights: bool) -> list[torch.Tensor]:
-        """Adds the gradient of micro-batches; returns the loss of each."""
+    def _backward(self, micro_batch: MicroBatch, of_weights: bool) -> torch.Tensor:
+        """Adds the gradient of a micro-batch; returns its loss."""
         schedule = self.settings.schedule
         if schedule.step_by_step:
-            return step_by_step_backward(
-                self.supernet, group, of_weights=of_weights, keep_inputs=schedule.name == FASTEST
-            )
-        (chunk,) = group
-        loss = chunk.criterion(self.supernet(chunk.images, chunk.mixtures, chunk.keep))
+            keep_inputs = schedule.name == FASTEST
+            return step_by_step_backward(self.supernet, micro_batch, of_weights=of_weights, keep_inputs=keep_inputs)
+        loss = micro_batch.criterion(self.supernet(micro_batch.images, micro_batch.mixtures, micro_batch.keep))
         loss.backward(inputs=None if of_weights else list(self.architecture.parameters()))
-        return [loss.detach()]
+        return loss.detach()
 
     def mixtures(self, choice: Choice = EVERYTHING) -> dict[str, Mixture]:
         """How the candidates are mixed now, by cell type."""

@@ -81,8 +81,8 @@ class MemoryFlags(Section):
     )
     schedule: str | None = flag(
         str,
-        "step by step: fastest keeps each cell's two inputs, and takes two small micro-batches forward at once; "
-        "leanest computes them again, one by one (default: fastest, or the budget's)",
+        "step by step: fastest keeps each cell's two inputs; leanest computes them again (default: fastest, or the "
+        "budget's)",
         choices=(FASTEST, LEANEST),
     )
     memory_budget: float | None = flag(

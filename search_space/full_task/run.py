@@ -9,13 +9,13 @@ from statistics import median
 import torch
 
 from models.derived_network import DerivedNetwork
+from models.textbook_norm import count_macs
 from search_space.board.board import FullTaskBoard
 from search_space.flags.onnas import OnnasFlags
 from search_space.full_task.derived_training import DerivedTraining
 from search_space.full_task.epochs import Epochs
 from search_space.full_task.plan import FullTaskPlan, planned_training
 from search_space.full_task.search import FullTaskSearch
-from search_space.memory.derived import count_macs
 from search_space.resume import load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork
 from utils.data.full_task_data import FullTask

@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import groupby
 from typing import TypeVar
 
 from models.supernet import SupernetSettings
@@ -11,7 +10,7 @@ from search_space.flags.onnas import MemoryFlags
 from search_space.full_task.derived_training import TrainingSettings
 from search_space.memory.derived import Trained, predict_training_mib
 from search_space.memory.predict import Prediction, predict
-from search_space.memory.size import Size, largest_groups, largest_micro_batch
+from search_space.memory.size import Size, largest_micro_batch
 from search_space.settings import FASTEST, ORDINARY, Schedule, SearchSettings
 from utils.errors import BudgetError, InputError
 
@@ -60,7 +59,7 @@ def plan_search(
         predictions[way] = predict(network, size, way)
         return predictions[way].peak_mib
 
-    lists = search_ways(settings, memory, network, size)
+    lists = search_ways(settings, memory, size)
     way, _ = first_that_fits(lists, peak_mib, memory.memory_budget)
     if way is not None:
         return way, predictions[way]
@@ -71,13 +70,10 @@ def plan_search(
     raise BudgetError(memory.memory_budget, "to search", least.peak_mib, remedy)
 
 
-def search_ways(
-    settings: SearchSettings, memory: MemoryFlags, network: SupernetSettings, size: Size
-) -> list[list[SearchSettings]]:
+def search_ways(settings: SearchSettings, memory: MemoryFlags, size: Size) -> list[list[SearchSettings]]:
     """The ways a search can be run, in lists of ever less memory, from the one to be preferred.
 
-    For each schedule they go from the largest micro-batch to one of three images; those that go forward side by side
-    are a list of their own, as they begin with more memory again.
+    For each schedule they go from the largest micro-batch to one of three images.
     """
     if memory.split_num is not None:
         schedules = (Schedule(name, memory.split_num) for name in memory.schedules)
@@ -86,14 +82,9 @@ def search_ways(
     for number in range(1, max(1, settings.batch_size // SMALLEST) + 1):
         way = replace(settings, schedule=Schedule(ORDINARY, number, SMALLEST))
         by_size.setdefault(largest_micro_batch(size, way), way.schedule)
-    ways = [
-        replace(settings, schedule=replace(schedule, name=name))
-        for name in memory.schedules
-        for schedule in by_size.values()
-    ]
     return [
-        list(alike)
-        for _, alike in groupby(ways, lambda way: (way.schedule.name, max(largest_groups(network, size, way))))
+        [replace(settings, schedule=replace(schedule, name=name)) for schedule in by_size.values()]
+        for name in memory.schedules
     ]
 
 

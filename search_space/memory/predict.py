@@ -15,7 +15,7 @@ from models.supernet import Supernet, SupernetSettings
 from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.batches import Batch
-from search_space.memory.size import Size, largest_groups, largest_micro_batch
+from search_space.memory.size import Size, largest_micro_batch
 from search_space.search_network import SearchNetwork
 from search_space.selection import EXPLORE, HISTORY, Selector
 from search_space.settings import Schedule, SearchSettings
@@ -79,7 +79,6 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
     heaviest = _heaviest(searched.supernet, drawn, trained, settings.schedule)
     search = _PlannedSearch(searched, settings, Draws(0, "plan", 0))
     search.planned = drawn[heaviest]
-    groups = list(largest_groups(network, task, settings).values())
     test_images, test_batch = task.test_images(settings), task.test_batch(settings)
     micro_batch = largest_micro_batch(task, settings)
 
@@ -87,7 +86,7 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
     _take_storage(searched.supernet, storageless)
     with storageless:
         images, labels = _images(task.images(settings), task.shape)
-        adapting = _adapt(search, images, labels, groups, set().union(*trained), trained[heaviest])
+        adapting = _adapt(search, images, labels, micro_batch, set().union(*trained), trained[heaviest])
         support, queries = images[: task.images_in_testing()].clone(), _images(test_images, task.shape)[0]
         testing = _test(search, support, queries, test_batch, micro_batch)
     breakdown = {kind: size / MIB for kind, size in adapting.breakdown().items()}
@@ -107,11 +106,11 @@ def _adapt(
     search: TaskSearch,
     images: torch.Tensor,
     labels: torch.Tensor,
-    groups: list[list[int]],
+    micro_batch: int,
     with_state: set[str],
     with_gradient: set[str],
 ) -> LiveTensorBytes:
-    """The meter of a step on a batch of each group of micro-batches.
+    """The meter of a step on a largest micro-batch.
 
     Args:
         with_state: the parameters that Adam has stepped before. with_gradient: those that get gradient in the step.
@@ -123,17 +122,15 @@ def _adapt(
     optimizer.zero_grad()
     states = [tensor for state in optimizer.state.values() for tensor in state.values()]
     with LiveTensorBytes(search.network.resident(), [images, labels, *states]) as meter:
-        for group in groups:
-            number = sum(group)
-            search.settings = replace(settings, batch_size=number, schedule=_split(settings, len(group)))
-            if settings.architecture_epochs > 0:
-                batch = Batch(images, labels, torch.arange(number))
-                search.gradient_of_step(batch, batch, optimizer, EVERYTHING)
-            if number < min(settings.batch_size, len(labels)):
-                _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
-            search.weight_gradient(Batch(images, labels, torch.arange(number)), EVERYTHING)
-            optimizer.step()
-            optimizer.zero_grad()
+        search.settings = replace(settings, batch_size=micro_batch, schedule=replace(settings.schedule, split_num=1))
+        batch = Batch(images, labels, torch.arange(micro_batch))
+        if settings.architecture_epochs > 0:
+            search.gradient_of_step(batch, batch, optimizer, EVERYTHING)
+        if micro_batch < min(settings.batch_size, len(labels)):
+            _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
+        search.weight_gradient(batch, EVERYTHING)
+        optimizer.step()
+        optimizer.zero_grad()
     return meter
 
 
@@ -156,15 +153,10 @@ def _test(
     ):
         mixtures = search.mixtures()
         if len(support) and not settings.transductive:
-            search.settings = replace(settings, batch_size=micro_batch, schedule=_split(settings, 1))
             search.average_batch_statistics(support[:micro_batch], mixtures)
         search.supernet.train(settings.transductive)
         search.supernet(queries[torch.arange(test_batch)], mixtures)
     return meter
-
-
-def _split(settings: SearchSettings, split_num: int) -> Schedule:
-    return replace(settings.schedule, split_num=split_num)
 
 
 def _likely_choices(architecture: Architecture, task: Size, settings: SearchSettings) -> list[Choice]:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.supernet import SupernetSettings
-from search_space.batches import batches, micro_batch_groups, query_batches
+from search_space.batches import batches, query_batches
 from search_space.settings import SearchSettings
 
 Shape = tuple[int, int, int]
@@ -61,13 +60,3 @@ class Size:
 def largest_micro_batch(task: Size, settings: SearchSettings) -> int:
     """Its images."""
     return max(map(settings.schedule.largest, set(task.batch_sizes(settings))))
-
-
-def largest_groups(network: SupernetSettings, task: Size, settings: SearchSettings) -> dict[int, list[int]]:
-    """The sizes of the micro-batches that go forward side by side: of the largest group of one, and of two."""
-    largest = {}
-    for size in set(task.batch_sizes(settings)):
-        for group in micro_batch_groups(torch.arange(size), settings.schedule, network, task.shape[1:]):
-            sizes = list(map(len, group))
-            largest[len(sizes)] = max(largest.get(len(sizes), [0]), sizes)
-    return largest

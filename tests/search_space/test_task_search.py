@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models import merged_candidates
 from search_space.architecture import EVERYTHING
-from search_space.batches import Batch, batches, micro_batch_groups, micro_batches, query_batches
+from search_space.batches import Batch, batches, micro_batches, query_batches
 from search_space.normalizers import Normalizer
 from search_space.primitives import FEW_SHOT
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
@@ -621,22 +621,3 @@ def test_adaptation_after_an_inductive_test_is_that_without_it():
     untested.adapt()
     for a, b in zip(tested.after(), untested.after(), strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize(
-    ("split_num", "schedule", "channels", "expected"),
-    [
-        (5, FASTEST, 28, [[3, 3], [3, 3], [3]]),
-        (4, FASTEST, 16, [[4, 4], [4], [3]]),  # one size in a group
-        (5, FASTEST, 32, [[3]] * 5),  # 3 * 32 * 28 * 28 numbers are more than 70,000
-        (5, LEANEST, 28, [[3]] * 5),
-        (5, ORDINARY, 28, [[3]] * 5),
-        (1, FASTEST, 4, [[15]]),
-    ],
-)
-def test_small_micro_batches_of_one_size_go_side_by_side(split_num, schedule, channels, expected):
-    settings, network = changed(PLAIN, split_num=split_num, schedule=schedule), tiny_supernet(init_channels=channels)[0]
-    batch = torch.arange(15)
-    groups = micro_batch_groups(batch, settings.schedule, network.settings, (28, 28))
-    assert [list(map(len, group)) for group in groups] == expected
-    assert torch.equal(torch.cat([part for group in groups for part in group]), batch)

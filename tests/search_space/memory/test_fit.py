@@ -31,8 +31,6 @@ from utils.errors import BudgetError, InputError
 NETWORK = SupernetSettings(
     in_channels=1, init_channels=4, layers=2, nodes=1, reduction_layers=(1,), primitives=FEW_SHOT
 )
-WIDE = replace(NETWORK, init_channels=64)  # no two micro-batches go forward side by side
-MEDIUM = replace(NETWORK, init_channels=16)  # those of up to five images do
 SHAPE = (1, 28, 28)
 SETTINGS = SearchSettings(epochs=1, architecture_epochs=1, batch_size=7, w_lr=0.01, alpha_lr=0.01)
 EITHER = MemoryFlags(step_by_step=1)
@@ -70,7 +68,7 @@ def test_first_that_fits_against_brute_force(lists):
 @pytest.mark.parametrize(("shots", "batch_size"), [(5, 15), (5, 10), (4, 7), (1, 15), (1, 2), (3, 4), (15, 20)])
 def test_ways_go_from_the_largest_micro_batch_to_the_smallest(shots, batch_size):
     size, settings = Size(5, 5 * shots, 5, SHAPE), replace(SETTINGS, batch_size=batch_size)
-    ways = search_ways(settings, EITHER, WIDE, size)
+    ways = search_ways(settings, EITHER, size)
     assert [[way.schedule.name for way in alike] for alike in ways] == [
         [name] * len(ways[0]) for name in (FASTEST, LEANEST)
     ]
@@ -90,23 +88,15 @@ def test_ways_go_from_the_largest_micro_batch_to_the_smallest(shots, batch_size)
     assert set(largest) == every
 
 
-def test_ways_that_go_side_by_side_are_a_list_of_their_own():
-    size, settings = Size(5, 40, 5, SHAPE), replace(SETTINGS, batch_size=20)
-    ways = search_ways(settings, EITHER, MEDIUM, size)
-    sizes = [[largest_micro_batch(size, way) for way in alike] for alike in ways]
-    assert sizes == [[20, 10, 7], [5, 4], [20, 10, 7, 5, 4]]  # six micro-batches are of four and three
-    assert [way.schedule.name for alike in ways for way in alike] == [FASTEST] * 5 + [LEANEST] * 5
-
-
 def test_flags_that_are_given_leave_no_other_way():
     size = Size(3, 12, 6, SHAPE)
-    (fastest,), (leanest,) = search_ways(SETTINGS, replace(EITHER, split_num=5), NETWORK, size)
+    (fastest,), (leanest,) = search_ways(SETTINGS, replace(EITHER, split_num=5), size)
     assert (fastest.schedule.name, leanest.schedule.name) == (FASTEST, LEANEST)
     # 7 images are three parts: with this flag pairs are allowed.
     assert [len(part) for part in micro_batches(torch.arange(7), leanest.schedule)] == [3, 2, 2]
-    ways = search_ways(SETTINGS, replace(EITHER, schedule=LEANEST), NETWORK, size)
+    ways = search_ways(SETTINGS, replace(EITHER, schedule=LEANEST), size)
     assert {way.schedule.name for alike in ways for way in alike} == {LEANEST}
-    ways = search_ways(SETTINGS, replace(EITHER, step_by_step=0), NETWORK, size)
+    ways = search_ways(SETTINGS, replace(EITHER, step_by_step=0), size)
     assert {way.schedule.name for alike in ways for way in alike} == {ORDINARY}
 
 
