@@ -42,7 +42,7 @@ from utils.pictures.cell_picture import draw_genotype
 from utils.report.page import write_report
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.intervals import mean_and_ci95
-from utils.results.row_log import RowLog
+from utils.results.row_log import RowLog, read_rows
 from utils.results.schema import (
     ExampleRow,
     FewShotResults,
@@ -141,6 +141,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
         """The values for args.json, and the log with the rows of the tasks that are done."""
         found = {"data_path (SHA-256)": content_digest(test_tasks)}
         values = checked_values(flags, settings, "tasks.jsonl", found)
+        read_rows(path / "tasks.jsonl", TaskRow)  # a damaged one is refused before anything is written
         remember_run(path)
         open_run(path, values)
         return values, RowLog(path / "tasks.jsonl", TaskRow)

@@ -273,7 +273,7 @@ def test_expectations_of_a_full_search(full):
     """Four steps an epoch: the second that searches is the first to end with the six updates of an expectation."""
     assert [row["epoch"] for row in rows(full / "tb/search/expected.jsonl")] == [2]
     events, final = Events(full / "tb/search/expected_3"), torch.load(full / "checkpoint.pt", weights_only=True)
-    architecture = final["state"]["architecture"]
+    architecture = {name.removeprefix("architecture."): t for name, t in final["state"]["network"].items()}
     (row,) = rows(full / "tb/search/expected.jsonl")
     errors = [
         abs(expected - value)

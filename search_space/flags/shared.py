@@ -63,7 +63,7 @@ class RunFlags(Section):
     title = "run"
     path: Path = flag(place, "folder that everything is written into", changes=True)
     name: str = flag(str, "a name for the run in the progress bar and in args.json", "", changes=True)
-    seed: int = flag(whole(0, 2**63 - 1), "of every random draw", 21)
+    seed: int = flag(whole(0), "of every random draw", 21)
     device: str = flag(str, "auto: a GPU where there is one", "auto", choices=("auto", "cpu", "cuda"), changes=True)
     tf32: int = flag(switch, "1: a GPU rounds what it multiplies to TF32, 11 of float32's 24 bits", 0)
     resume: bool = flag(bool, "go on with the run in --path, if there is one", changes=True)
