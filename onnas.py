@@ -21,9 +21,9 @@ from statistics import fmean, median
 import torch
 
 from models.derived_network import DerivedNetwork
-from models.frozen_supernet import FrozenSupernet
+from models.pruned_network import PrunedNetwork
 from models.supernet import Supernet
-from models.textbook_norm import with_textbook_norm
+from models.textbook_norm import count_macs, with_textbook_norm
 from search_space.board.board import Board, FullTaskBoard, record_of
 from search_space.build import build_supernet, load_meta_cell
 from search_space.evaluation import network_figures, search_task, start_task
@@ -38,7 +38,6 @@ from search_space.flags.onnas import (
     settled_flags,
 )
 from search_space.flags.shared import evaluation_settings
-from search_space.full_task.derived_plan import count_macs
 from search_space.full_task.derived_training import DerivedTraining
 from search_space.full_task.plan import (
     data_digest,
@@ -223,7 +222,7 @@ def export_last_task(args, tasks, meta_cell, supernet, architecture, settings, t
     search.average_batch_statistics(images, mixtures)
     channels = supernet.settings.in_channels
     files = export_network(
-        FrozenSupernet(supernet, mixtures),
+        with_textbook_norm(PrunedNetwork(supernet, mixtures)),
         INPUT_SHAPES[args.dataset],
         args.export,
         classes=tasks.class_names(task),

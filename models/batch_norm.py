@@ -5,7 +5,7 @@ their number is not a multiple of 16. Here sums over pixels are taken over the r
 then over columns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,36 +21,26 @@ def pixel_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def channel_means(x: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W), channels last -> (C,)."""
-    return _channel_means_of(x, 1)[0]
-
-
-def _channel_means_of(x: torch.Tensor, chunks: int) -> torch.Tensor:
-    """(N, C, H, W), channels last -> (chunks, C). Over rows, then over columns: few long rows are summed fastest.
+    """(N, C, H, W), channels last -> (C,). Over rows, then over columns: few long rows are summed fastest.
 
     Each thread sums a block of rows. PyTorch's own split would be of the columns, and a thread that then writes to
     its block of ``x``, as those of :func:`_centre` do, has to wait for memory that the other has just read.
     """
     n, c, height, width = x.shape
-    rows, threads = n // chunks * height, torch.get_num_threads()
+    rows, threads = n * height, torch.get_num_threads()
     blocks = threads if x.is_cpu and rows % threads == 0 else 1
-    sums = x.permute(0, 2, 3, 1).view(chunks * blocks, -1, width * c).sum(1)
-    return sums.view(chunks, blocks * width, c).sum(1).div_(rows * width)
+    sums = x.permute(0, 2, 3, 1).view(blocks, -1, width * c).sum(1)
+    return sums.view(blocks * width, c).sum(0).div_(rows * width)
 
 
-def _centre(x: torch.Tensor, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres each chunk of ``x``, channels last, in place; returns the means that they had and their variances.
+def _centre(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres ``x``, channels last, in place; returns the mean that it had and its variance, both (C,).
 
-    Both are (chunks, C). The variance is of what is centred: the difference of two large sums would be less exact.
+    The variance is of what is centred: the difference of two large sums would be less exact.
     """
-    mean = _channel_means_of(x, chunks)
-    _chunk_rows(x, chunks).sub_(mean[:, None])
-    return mean, _channel_means_of(x * x, chunks)
-
-
-def _chunk_rows(x: torch.Tensor, chunks: int) -> torch.Tensor:
-    """:func:`pixel_rows` of each chunk, (chunks, N * H * W / chunks, C)."""
-    return pixel_rows(x).view(chunks, -1, x.shape[1])
+    mean = channel_means(x)
+    pixel_rows(x).sub_(mean)
+    return mean, channel_means(x * x)
 
 
 def normalisation_gradient(
@@ -96,21 +86,35 @@ class _Normalise(torch.autograd.Function):
         return normalisation_gradient(gradient, output, scale, ctx.of_batch), None, None
 
 
+class Tracking:
+    """Whether the BNs that share it take what they see into their running statistics."""
+
+    def __init__(self):
+        self.is_on = True
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, they do not: what is computed a second time counts once."""
+        before, self.is_on = self.is_on, False
+        try:
+            yield
+        finally:
+            self.is_on = before
+
+
 class BatchNorm(nn.BatchNorm2d):
     """BN, (N, C, H, W) -> (N, C, H, W), which overwrites its input.
 
     So what comes before it must not need its own output for a gradient: convolutions and pools do not.
     """
 
-    frozen = False  # see frozen_statistics
-    chunks = 1  # see side_by_side
-
     def __init__(self, channels: int, affine: bool = False):
         super().__init__(channels, affine=affine)
+        self.tracking = Tracking()  # a network's BNs share one, see share_tracking
 
     def forward(self, x: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
         """Args:
-        part: the channels that ``x`` holds, if not all.
+        part: the channels that ``x`` holds, if not all: in training only while tracking is paused.
         """
         x = x.contiguous(memory_format=torch.channels_last)
         if torch.is_grad_enabled():
@@ -123,64 +127,67 @@ class BatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def normalise(self, x: torch.Tensor, part: slice = WHOLE) -> torch.Tensor:
-        """Normalises ``x``, channels last, in place; returns the scale that it was multiplied by once centred.
-
-        That is (C,), or by :func:`side_by_side` (chunks, C).
-        """
-        chunks = BatchNorm.chunks if self.training else 1
-        rows = _chunk_rows(x, chunks)
+        """Normalises ``x``, channels last, in place; returns (C,), what it was multiplied by once centred."""
+        rows = pixel_rows(x)
         if self.training:
-            mean, variance = _centre(x, chunks)
-            self._update_statistics(mean, variance, rows.shape[1])
+            mean, variance = _centre(x)
+            self._track(mean, variance, len(rows))
         else:
             rows.sub_(self.running_mean[part])
-            variance = self.running_var[part][None].clone()
+            variance = self.running_var[part].clone()
         scale = variance.add_(self.eps).rsqrt_()
-        rows.mul_(scale[:, None])
-        return scale[0] if chunks == 1 else scale
+        rows.mul_(scale)
+        return scale
 
     @staticmethod
     @torch.no_grad()
     def normalise_merged(norms: Sequence["BatchNorm"], x: torch.Tensor) -> None:
         """Normalises ``x``, channels last, in place: the channels of each of ``norms`` side by side."""
-        chunks = BatchNorm.chunks if norms[0].training else 1
-        rows = _chunk_rows(x, chunks)
+        rows = pixel_rows(x)
         if norms[0].training:
-            mean, variance = _centre(x, chunks)
-            parts = zip(norms, mean.chunk(len(norms), dim=1), variance.chunk(len(norms), dim=1), strict=True)
-            for norm, mean_part, variance_part in parts:
-                norm._update_statistics(mean_part, variance_part, rows.shape[1])
+            mean, variance = _centre(x)
+            for norm, *own in zip(norms, mean.chunk(len(norms)), variance.chunk(len(norms)), strict=True):
+                norm._track(*own, len(rows))
         else:
             rows.sub_(torch.cat([norm.running_mean for norm in norms]))
-            variance = torch.cat([norm.running_var for norm in norms])[None]
-        rows.mul_(variance.add_(norms[0].eps).rsqrt_()[:, None])
+            variance = torch.cat([norm.running_var for norm in norms])
+        rows.mul_(variance.add_(norms[0].eps).rsqrt_())
 
-    def _update_statistics(self, means: torch.Tensor, variances: torch.Tensor, pixels: int) -> None:
-        """Takes in each chunk's mean and variance, (chunks, C) both, one chunk after the other."""
-        if BatchNorm.frozen:
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> None:
+        """Takes mean and variance, (C,) both, of so many pixels into the running statistics."""
+        if not self.tracking.is_on:
             return
-        self.num_batches_tracked.add_(len(means))
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
         unbiased = pixels / max(1, pixels - 1)
-        for mean, variance in zip(means, variances, strict=True):
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.mul_(1 - self.momentum).add_(variance, alpha=self.momentum * unbiased)
+        self.running_var.mul_(1 - self.momentum).add_(variance, alpha=self.momentum * unbiased)
 
 
-@contextmanager
-def frozen_statistics() -> Iterator[None]:
-    """Within, no BN changes its running statistics: what is computed a second time counts once."""
-    before, BatchNorm.frozen = BatchNorm.frozen, True
-    try:
-        yield
-    finally:
-        BatchNorm.frozen = before
+def norms_of(network: nn.Module) -> list[BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
-@contextmanager
-def side_by_side(chunks: int) -> Iterator[None]:
-    """Within, what a training BN normalises holds so many micro-batches of one size, each of statistics of its own."""
-    before, BatchNorm.chunks = BatchNorm.chunks, chunks
-    try:
-        yield
-    finally:
-        BatchNorm.chunks = before
+def share_tracking(network: nn.Module) -> Tracking:
+    """Gives the BNs of a network one :class:`Tracking`, which is returned."""
+    tracking = Tracking()
+    for norm in norms_of(network):
+        norm.tracking = tracking
+    return tracking
+
+
+@torch.no_grad()
+def average_statistics(
+    network: nn.Module, parts: Iterable[torch.Tensor], run: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Sets the running statistics of a network's BNs to their average over ``run(part)`` of each of ``parts``.
+
+    The network is in training mode afterwards.
+    """
+    norms = norms_of(network)
+    for norm in norms:
+        norm.reset_running_stats()
+    network.train()
+    for number, part in enumerate(parts, start=1):
+        for norm in norms:
+            norm.momentum = 1 / number  # the average over those so far
+        run(part)

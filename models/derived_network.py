@@ -8,17 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models.batch_norm import BatchNorm, frozen_statistics
-from models.operations import (
-    OPERATIONS,
-    POOLS,
-    FactorizedReduce,
-    Projection,
-    Skip,
-    has_parameters,
-    pool,
-    weighted_operation,
-)
+from models.batch_norm import BatchNorm, norms_of, share_tracking
+from models.operations import CANDIDATES, OPERATIONS, FactorizedReduce, Projection, Skip, has_parameters
 from models.search_cell import NEWER, OLDER, SearchCell, convolve_states
 from models.supernet import STEM, Supernet, check_cells, check_size, pooled
 from models.textbook_norm import exchange_norms
@@ -75,12 +66,6 @@ def _check_edges(cell_type: str, edges: Edges) -> None:
             raise InputError(f"node {node} of {cell} must read two different states from 0 to {node + 1}.")
 
 
-def _operation(name: str, channels: int, stride: int) -> nn.Module:
-    if name in POOLS:
-        return pool(name, channels, stride)
-    return weighted_operation(name, channels, stride) if has_parameters(name, stride) else Skip()
-
-
 class DerivedCell(nn.Module):
     """One cell: its two inputs (N, C, H, W) -> the states of its nodes, (N, C, H', W') each, never concatenated.
 
@@ -101,9 +86,9 @@ class DerivedCell(nn.Module):
         self.inputs = nn.ModuleList([older(width, channels), Projection(width, channels)])
         strides = [2 if reduction and source < 2 else 1 for _, source in edges]
         self.operations = nn.ModuleList(
-            _operation(name, channels, stride) for (name, _), stride in zip(edges, strides, strict=True)
+            CANDIDATES[name](channels, stride) for (name, _), stride in zip(edges, strides, strict=True)
         )
-        self.takes_relu = [has_parameters(name, stride) for (name, _), stride in zip(edges, strides, strict=True)]
+        self.takes_relu = [has_parameters(operation) for operation in self.operations]
 
     def forward(self, older: torch.Tensor, newer: torch.Tensor, keep: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Args:
@@ -135,9 +120,8 @@ class DerivedCell(nn.Module):
 
 def _inherit(module: nn.Module, searched: nn.Module) -> None:
     """Copies a module of the supernet. Where its BN has no affine parameters, those here become one and zero."""
-    for norm in module.modules():
-        if isinstance(norm, BatchNorm):
-            norm.reset_parameters()
+    for norm in norms_of(module):
+        norm.reset_parameters()
     module.load_state_dict(module.state_dict() | searched.state_dict())
 
 
@@ -183,6 +167,7 @@ class DerivedNetwork(nn.Module):
         self.auxiliary_head = AuxiliaryHead(width, ways) if settings.auxiliary else None
         # The candidates of a search come without.
         exchange_norms(self, lambda norm: BatchNorm(norm.num_features, affine=True))
+        self.tracking = share_tracking(self)
         self.to(memory_format=torch.channels_last)
 
     output_read_by = Supernet.output_read_by
@@ -216,7 +201,7 @@ class DerivedNetwork(nn.Module):
                     *arriving,
                     use_reentrant=False,
                     preserve_rng_state=False,
-                    context_fn=lambda: (nullcontext(), frozen_statistics()),
+                    context_fn=lambda: (nullcontext(), self.tracking.paused()),
                 )
             else:
                 read |= self._stage(layer, factors, *arriving)

@@ -1,7 +1,11 @@
-"""Candidate operations of the search cells (those of DARTS and MetaNAS).
+"""The candidate operations (those of DARTS and MetaNAS). A new one is an entry of CANDIDATES: all else follows from it.
 
-ReLU is left out of every operation's front: a cell applies it once per state, not once per operation. So the
-convolutions (and the stride-2 skip) take ``relu(x)``, the pools and the stride-1 skip take ``x`` itself.
+A candidate is a module of layers that end with a BN. What has no parameters is run once per state, not once per edge
+(models/search_cell.py). Its layers say how copies on several edges are run as one (models/merged_candidates.py), how
+those of several tasks are (models/batched_supernet.py), and its ``body`` how it is taken back step by step.
+
+ReLU is left out of every candidate's front: a cell applies it once per state. So what has parameters takes ``relu(x)``,
+the pools and the stride-1 skip take ``x`` itself.
 """
 
 import torch
@@ -9,11 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm
-
-# Same output on every edge that leaves a state: run once per state. "none" contributes nothing and is never run.
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
-CONVOLUTIONS = ("conv_1x5_5x1", "conv_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
-OPERATIONS = frozenset({*POOLS, *CONVOLUTIONS, "skip_connect", "none"})
 
 
 class Normalised(nn.Sequential):
@@ -34,8 +33,8 @@ class Normalised(nn.Sequential):
 class MaxPool(nn.MaxPool2d):
     """The 3x3 maximum, (N, C, H, W) -> (N, C, H/stride, W/stride).
 
-    PyTorch's own notes where each maximum was, for the gradient. Without one, of rows and then of columns is the same
-    and several times faster on a CPU.
+    For the gradient PyTorch's own notes where each maximum was. Without one the maximum of rows, then of columns is
+    the same, and several times faster on a CPU.
     """
 
     def __init__(self, stride: int):
@@ -60,26 +59,22 @@ class Skip(nn.Identity):
     body = nn.Identity.forward
 
 
-def depthwise_separable(channels: int, kernel: int, stride: int, dilation: int = 1) -> list[nn.Module]:
-    """Depthwise and pointwise convolution, BN: (N, C, H, W) -> (N, C, H/stride, W/stride)."""
-    padding = dilation * (kernel - 1) // 2
-    return [
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
-        BatchNorm(channels),
-    ]
+def offset_pixels(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every second pixel of ``x`` (N, C, H, W), and every second one beginning a pixel further.
+
+    Along an odd size the second begins where the first does, or it would have one row or column less.
+    """
+    row, column = (1 - size % 2 for size in x.shape[-2:])
+    return x[:, :, ::2, ::2], x[:, :, row::2, column::2]
 
 
 def _columns(convolution: nn.Conv2d, index: int, channels: int) -> torch.Tensor:
-    """The weights of a 1x1 convolution that read the state ``index`` of several side by side."""
+    """The weights of a 1x1 convolution that read state number ``index`` of several side by side."""
     return convolution.weight[:, index * channels : (index + 1) * channels]
 
 
 class FactorizedReduce(nn.Module):
-    """(N, C_in, H, W) -> (N, C, H/2, W/2): two 1x1 stride-2 convolutions side by side, the second one pixel further.
-
-    On an odd size the second half is not offset, or it would see one row and column less.
-    """
+    """(N, C_in, H, W) -> (N, C, H/2, W/2): two 1x1 stride-2 convolutions side by side, of :func:`offset_pixels`, BN."""
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
@@ -95,11 +90,10 @@ class FactorizedReduce(nn.Module):
         return self.convolve(x, 0)
 
     def convolve(self, x: torch.Tensor, index: int) -> torch.Tensor:
-        """The part of the convolution that comes from state ``index``, before BN; see :class:`Projection`."""
-        row, column = (1 - size % 2 for size in x.shape[-2:])
+        """The part of the convolution that comes from state number ``index``, before BN; see :class:`Projection`."""
         # A stride-2 1x1 convolution is a 1x1 convolution of every second pixel. Written out, because the backward pass
         # of PyTorch 2.11's own (channels last, on a CPU, several threads) writes past the end of its buffers.
-        halves = ((self.first, x[:, :, ::2, ::2]), (self.second, x[:, :, row::2, column::2]))
+        halves = zip((self.first, self.second), offset_pixels(x), strict=True)
         return torch.cat([F.conv2d(half, _columns(conv, index, x.shape[1])) for conv, half in halves], dim=1)
 
 
@@ -117,36 +111,45 @@ class Projection(Normalised):
         return F.conv2d(x, _columns(self[0], index, x.shape[1]))
 
 
-def pool(name: str, channels: int, stride: int) -> Normalised:
-    """A 3x3 pool followed by BN. The average does not count padding."""
-    layer = MaxPool(stride) if name == "max_pool_3x3" else nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
-    return Normalised(layer, BatchNorm(channels))
+def _separable(channels: int, kernel: int, stride: int, dilation: int = 1) -> list[nn.Module]:
+    """Depthwise and pointwise convolution, BN."""
+    padding = dilation * (kernel - 1) // 2
+    return [
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        BatchNorm(channels),
+    ]
 
 
-def has_parameters(name: str, stride: int) -> bool:
-    """Whether each edge needs an operation of its own."""
-    if name == "skip_connect":
-        return stride == 2
-    return name in CONVOLUTIONS
+def _separable_twice(channels: int, kernel: int, stride: int) -> Normalised:
+    return Normalised(*_separable(channels, kernel, stride), nn.ReLU(), *_separable(channels, kernel, 1))
 
 
-def weighted_operation(name: str, channels: int, stride: int) -> nn.Module:
-    """An operation with parameters, from ``relu(x)`` of shape (N, C, H, W) to (N, C, H/stride, W/stride)."""
-    if name == "skip_connect":
-        return FactorizedReduce(channels, channels)
-    if name == "conv_1x5_5x1":
-        return Normalised(
-            nn.Conv2d(channels, channels, (1, 5), stride, padding=(0, 2), bias=False),
-            nn.Conv2d(channels, channels, (5, 1), padding=(2, 0), bias=False),
-            BatchNorm(channels),
-        )
-    family, _, size = name.rpartition("_")
-    kernel = int(size.split("x")[0])
-    if family == "conv":
-        return Normalised(*depthwise_separable(channels, kernel, stride))
-    if family == "dil_conv":
-        return Normalised(*depthwise_separable(channels, kernel, stride, dilation=2))
-    if family == "sep_conv":
-        first = depthwise_separable(channels, kernel, stride)
-        return Normalised(*first, nn.ReLU(), *depthwise_separable(channels, kernel, 1))
-    raise ValueError(f"unknown operation {name!r}")
+def _one_by_five(channels: int, stride: int) -> Normalised:
+    return Normalised(
+        nn.Conv2d(channels, channels, (1, 5), stride, padding=(0, 2), bias=False),
+        nn.Conv2d(channels, channels, (5, 1), padding=(2, 0), bias=False),
+        BatchNorm(channels),
+    )
+
+
+# Each builds a module, (N, C, H, W) -> (N, C, H/stride, W/stride), from channels and stride.
+CANDIDATES = {
+    "max_pool_3x3": lambda channels, stride: Normalised(MaxPool(stride), BatchNorm(channels)),
+    "avg_pool_3x3": lambda channels, stride: Normalised(
+        nn.AvgPool2d(3, stride, padding=1, count_include_pad=False), BatchNorm(channels)
+    ),
+    "skip_connect": lambda channels, stride: Skip() if stride == 1 else FactorizedReduce(channels, channels),
+    "conv_1x5_5x1": _one_by_five,
+    "conv_3x3": lambda channels, stride: Normalised(*_separable(channels, 3, stride)),
+    "sep_conv_3x3": lambda channels, stride: _separable_twice(channels, 3, stride),
+    "sep_conv_5x5": lambda channels, stride: _separable_twice(channels, 5, stride),
+    "dil_conv_3x3": lambda channels, stride: Normalised(*_separable(channels, 3, stride, dilation=2)),
+    "dil_conv_5x5": lambda channels, stride: Normalised(*_separable(channels, 5, stride, dilation=2)),
+}
+OPERATIONS = frozenset({*CANDIDATES, "none"})  # "none" contributes nothing and is never run
+
+
+def has_parameters(operation: nn.Module) -> bool:
+    """Whether a candidate takes ``relu(x)``, and each edge needs one of its own."""
+    return any(True for _ in operation.parameters())

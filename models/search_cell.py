@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.merged_candidates import can_merge, merged
-from models.operations import POOLS, FactorizedReduce, Projection, Skip, has_parameters, pool, weighted_operation
+from models.operations import CANDIDATES, FactorizedReduce, Projection, has_parameters
 
 OLDER, NEWER = 0, 1  # a cell's two inputs, from the outputs of cells c-2 and c-1
 
@@ -81,22 +81,16 @@ class Source(nn.Module):
         self.edges = edges
         self.primitives = primitives
         self.stride = stride
-        self.shared = nn.ModuleDict({name: pool(name, channels, stride) for name in primitives if name in POOLS})
-        if "skip_connect" in primitives and stride == 1:
-            self.shared["skip_connect"] = Skip()
-        # Keyed by node, so that a tensor has the same name in every cell.
-        self.to_node = nn.ModuleDict(
-            {
-                str(node): nn.ModuleDict(
-                    {
-                        name: weighted_operation(name, channels, stride)
-                        for name in primitives
-                        if has_parameters(name, stride)
-                    }
-                )
-                for node in edges.values()
-            }
-        )
+        self.shared = nn.ModuleDict()
+        self.to_node = nn.ModuleDict()  # keyed by node, so that a tensor has the same name in every cell
+        for node in map(str, edges.values()):
+            self.to_node[node] = nn.ModuleDict()
+            for name in primitives:
+                if name == "none" or name in self.shared:
+                    continue
+                candidate = CANDIDATES[name](channels, stride)
+                place = self.to_node[node] if has_parameters(candidate) else self.shared
+                place[name] = candidate
 
     def runs(self, mixture: Mixture) -> Iterator[Run]:
         """What is to be run, candidate by candidate; "none" and what is pruned are not."""

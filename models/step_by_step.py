@@ -9,7 +9,6 @@ back-propagation; here what flows through the skip from cell c-2 is part of it).
 What is left at the peak must be there: the network, its gradients of the batch so far and Adam's second moment (the
 first is the gradient itself, as beta1 = 0); the support images; the states of the nodes that the cells to come read;
 in the first cell the gradients of its nodes, one input, its gradient, and the activations of the widest candidate.
-Where two micro-batches went forward side by side, what the second keeps waits for it meanwhile.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,17 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from models.batch_norm import channel_means, frozen_statistics, normalisation_gradient, side_by_side
+from models.batch_norm import channel_means, normalisation_gradient
 from models.search_cell import Mixture, Run, convolve_states
-from models.supernet import STEM, Supernet, SupernetSettings, pooled
-
-# Numbers of a micro-batch's state, at the size of the images, up to which two go forward side by side.
-SMALL = 70_000
+from models.supernet import STEM, Supernet, pooled
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """A micro-batch and its loss.
+class MicroBatch:
+    """Images and their loss.
 
     images: (N, in_channels, H, W).
     mixtures: one for each cell type. What their coefficients were computed from gets its gradient too.
@@ -42,85 +38,38 @@ class Chunk:
     keep: torch.Tensor | None = None
 
 
-def goes_side_by_side(network: SupernetSettings, images: int, size: tuple[int, int]) -> bool:
-    """Whether two micro-batches of so many images of ``size`` (H, W) go forward faster as one."""
-    return images * network.init_channels * size[0] * size[1] <= SMALL
-
-
 def step_by_step_backward(
-    supernet: Supernet, chunks: list[Chunk], *, of_weights: bool, keep_inputs: bool
-) -> list[torch.Tensor]:
-    """What ``criterion(supernet(images, mixtures, keep)).backward()`` of each chunk does, in one candidate's memory.
-
-    The chunks go forward side by side, BN normalising each by its own statistics, and backward one after the other. On
-    small maps a call takes longer than its sums, and so one forward pass of two micro-batches much less than two; but
-    what both keep is in memory at once.
+    supernet: Supernet, micro_batch: MicroBatch, *, of_weights: bool, keep_inputs: bool
+) -> torch.Tensor:
+    """Does what ``criterion(supernet(images, mixtures, keep)).backward()`` does, in one candidate's memory.
 
     Args:
-        chunks: of one size, their mixtures of the same values.
         of_weights: the supernet's parameters get a gradient.
         keep_inputs: the two inputs of each cell are kept from the forward pass, the faster schedule; otherwise only
             the states of the nodes are, the leanest one, and the inputs are computed again.
 
     Returns:
-        The loss of each chunk, a scalar.
+        The loss, a scalar.
 
     Raises:
         ValueError: the candidates see a part of the channels, and this does not know what passes by them.
     """
     if supernet.settings.partial_channels > 1:
         raise ValueError("step-by-step back-propagation does not know partial channels")
-    passes = [_Pass(supernet, chunk, of_weights, keep_inputs) for chunk in chunks]
-    with torch.no_grad(), side_by_side(len(chunks)):
-        features = _forward(passes)
-    losses = []
-    for chunk, own_features in zip(chunks, features, strict=True):
-        losses.append(passes.pop(0).backward(own_features, chunk.criterion))
-    return losses
-
-
-def _forward(passes: list["_Pass"]) -> list[torch.Tensor]:
-    """Runs the chunks of the passes as one, and gives each pass what it keeps; returns the features of each."""
-    first, number = passes[0], len(passes)
-    supernet = first.supernet
-    keep = None
-    if first.keep is not None:
-        keep = torch.cat([one.keep for one in passes], dim=-1)
-    states = supernet.stem_states(first.images if number == 1 else torch.cat([one.images for one in passes]))
-    inputs = [[None, None] for _ in supernet.cells]
-    for layer, cell in enumerate(supernet.cells):
-        readers = supernet.readers(layer - 1)
-        for (reader, side), read in zip(readers, first.read(readers, states), strict=True):
-            inputs[reader][side] = read
-        del states, read
-        older, newer = (x for x, _ in inputs[layer])
-        states = cell(older, newer, first.mixture(layer), None if keep is None else keep[layer])
-        del older, newer
-        for side in range(2):
-            x, scale = inputs[layer][side]
-            if first.keep_inputs:
-                for one, own, own_scale in zip(passes, _parts(x, number), scale.expand(number, -1), strict=True):
-                    one.inputs[layer][side] = own, own_scale
-            del x
-            inputs[layer][side] = None
-        for one, *own in zip(passes, *(_parts(state, number) for state in states), strict=True):
-            one.nodes[layer] = own
-    return list(pooled(states).chunk(number))
-
-
-def _parts(x: torch.Tensor, number: int) -> list[torch.Tensor]:
-    """Those of each chunk, in memory of their own: a pass that is done with its part frees it."""
-    return [x] if number == 1 else [part.clone() for part in x.chunk(number)]
+    both_ways = _Pass(supernet, micro_batch, of_weights, keep_inputs)
+    with torch.no_grad():
+        features = both_ways.forward()
+    return both_ways.backward(features, micro_batch.criterion)
 
 
 class _Pass:
-    """The backward pass of one chunk, and what the forward pass kept for it."""
+    """The forward and the backward pass of a micro-batch, and what the first keeps for the second."""
 
-    def __init__(self, supernet: Supernet, chunk: Chunk, of_weights: bool, keep_inputs: bool):
+    def __init__(self, supernet: Supernet, micro_batch: MicroBatch, of_weights: bool, keep_inputs: bool):
         self.supernet = supernet
-        self.images = chunk.images.contiguous(memory_format=torch.channels_last)
-        self.mixtures = chunk.mixtures
-        self.keep = chunk.keep
+        self.images = micro_batch.images.contiguous(memory_format=torch.channels_last)
+        self.mixtures = micro_batch.mixtures
+        self.keep = micro_batch.keep
         self.of_weights = of_weights
         self.keep_inputs = keep_inputs
         layers = range(len(supernet.cells))
@@ -135,13 +84,30 @@ class _Pass:
         }
         self.mixed: set[str] = set()  # the cell types with a candidate that got a gradient
 
-    def backward(self, features: torch.Tensor, criterion) -> torch.Tensor:
+    def forward(self) -> torch.Tensor:
+        """From the images to the features (N, S) in front of the head."""
+        supernet = self.supernet
+        states = supernet.stem_states(self.images)
+        for layer, cell in enumerate(supernet.cells):
+            readers = supernet.readers(layer - 1)
+            for (reader, side), read in zip(readers, self.read(readers, states), strict=True):
+                self.inputs[reader][side] = read
+            del states, read
+            older, newer = (state for state, _ in self.inputs[layer])
+            states = cell(older, newer, self.mixture(layer), self._keep(layer))
+            if not self.keep_inputs:
+                del older, newer
+                self.inputs[layer] = [None, None]
+            self.nodes[layer] = states
+        return pooled(states)
+
+    def backward(self, features: torch.Tensor, criterion: Callable) -> torch.Tensor:
         """From the features (N, S) in front of the head down to the stem; returns the loss."""
         features = features.detach().requires_grad_()
         loss = criterion(self.supernet.head(features))
         head = list(self.supernet.head.parameters()) if self.of_weights else []
         loss.backward(inputs=[features, *head])
-        with torch.no_grad(), frozen_statistics():
+        with torch.no_grad(), self.supernet.tracking.paused():
             self._backward(features.grad)
         for cell_type in self.mixed & self.coefficient_gradients.keys():
             self.mixtures[cell_type].coefficients.backward(self.coefficient_gradients[cell_type])

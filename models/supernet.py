@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from models.batch_norm import BatchNorm
+from models.batch_norm import BatchNorm, share_tracking
 from models.operations import OPERATIONS
 from models.partial_cell import PartialCell
 from models.search_cell import NEWER, OLDER, Mixture, SearchCell, convolve_states, edge_list
@@ -107,6 +107,7 @@ class Supernet(nn.Module):
         )
         self.cells = nn.ModuleList(self._cell(layer) for layer in range(settings.layers))
         self.head = nn.Linear(width, ways)
+        self.tracking = share_tracking(self)
         # Pools and convolutions are several times faster on a CPU with the channels last.
         self.to(memory_format=torch.channels_last)
 

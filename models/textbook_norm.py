@@ -1,10 +1,11 @@
-"""Exchanging the BN of a network, as for PyTorch's own, which exporters and counters know."""
+"""Exchanging the BN of a network, as for PyTorch's own, which exporters and counters know; and what is counted so."""
 
 import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.batch_norm import BatchNorm
 
@@ -28,3 +29,12 @@ def _textbook(norm: BatchNorm) -> nn.BatchNorm2d:
     textbook = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine)
     textbook.to(norm.running_mean).load_state_dict(norm.state_dict())
     return textbook.train(norm.training)
+
+
+@torch.no_grad()
+def count_macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of a network's convolutions and of its head, for one image of ``shape`` (C, H, W)."""
+    image = torch.zeros(1, *shape).to(next(network.parameters()))
+    with FlopCounterMode(display=False) as counter:
+        with_textbook_norm(network).eval()(image)
+    return counter.get_total_flops() // 2

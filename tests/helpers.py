@@ -5,17 +5,20 @@ ReLU and BN, every pair sum built, every edge of partial channels joined and shu
 from the code under test but the names of the weights.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from models.supernet import Supernet, SupernetSettings
 from search_space.architecture import Architecture
 from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
+from tests.textbook_operations import Reduce, operation
 
 WAYS = 3
 TYPES = ("normal", "reduction")
@@ -89,39 +92,27 @@ def reference_norm(x: torch.Tensor) -> torch.Tensor:
     return (x - mean) / torch.sqrt(variance + 1e-5)
 
 
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
+
+
+def _with_weights(build: Callable[[], nn.Module], weights: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """What a module of these weights makes of ``x``, differentiable in both."""
+    with torch.device("meta"):  # of its own it has none
+        module = build()
+    names = [name for name, _ in module.named_parameters()]
+    return functional_call(module, dict(zip(names, weights, strict=True)), (x,))
+
+
 def reference_reduce(x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
     """ReLU - two 1x1 stride-2 convolutions, the second offset by one pixel along even sizes - BN."""
-    x = F.relu(x)
-    row, column = (1 if size % 2 == 0 else 0 for size in x.shape[-2:])
-    halves = [F.conv2d(x, weights[0], stride=2), F.conv2d(x[:, :, row:, column:], weights[1], stride=2)]
-    return reference_norm(torch.cat(halves, 1))
-
-
-def _separable(x, depthwise, pointwise, stride, kernel, dilation=1):
-    padding = dilation * (kernel // 2)
-    x = F.conv2d(F.relu(x), depthwise, None, stride, padding, dilation, groups=x.shape[1])
-    return reference_norm(F.conv2d(x, pointwise))
+    return _with_weights(lambda: Reduce(x.shape[1], 2 * len(weights[0]), _batch_norm), weights, x)
 
 
 def reference_operation(name: str, x: torch.Tensor, weights: list[torch.Tensor], stride: int) -> torch.Tensor:
     if name == "none":
         return torch.zeros_like(x[:, :, ::stride, ::stride])
-    if name == "skip_connect":
-        return x if stride == 1 else reference_reduce(x, weights)
-    if name == "max_pool_3x3":
-        return reference_norm(F.max_pool2d(x, 3, stride, 1))
-    if name == "avg_pool_3x3":
-        total = F.avg_pool2d(x, 3, stride, 1, count_include_pad=True)
-        return reference_norm(total / F.avg_pool2d(torch.ones_like(x), 3, stride, 1, count_include_pad=True))
-    if name == "conv_1x5_5x1":
-        x = F.conv2d(F.relu(x), weights[0], stride=stride, padding=(0, 2))
-        return reference_norm(F.conv2d(x, weights[1], padding=(2, 0)))
-    if name == "conv_3x3":
-        return _separable(x, *weights, stride, 3)
-    if name.startswith("dil_conv"):
-        return _separable(x, *weights, stride, int(name[-1]), dilation=2)
-    kernel = int(name[-1])
-    return _separable(_separable(x, *weights[:2], stride, kernel), *weights[2:], 1, kernel)
+    return _with_weights(lambda: operation(name, x.shape[1], stride, _batch_norm), weights, x)
 
 
 def reference_groups(edge_weights: str, probabilities: torch.Tensor | None, inputs: int) -> list[tuple]:

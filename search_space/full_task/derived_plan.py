@@ -9,10 +9,8 @@ from dataclasses import replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from models.derived_network import DerivedNetwork, DerivedSettings
-from models.textbook_norm import with_textbook_norm
 from search_space.full_task.derived_training import DerivedTraining, TrainingSettings
 from search_space.memory.plan import SMALLEST_CHUNK
 from search_space.task_search import chunks
@@ -20,15 +18,6 @@ from utils.errors import BudgetError
 from utils.memory import MIB, LiveTensorBytes
 
 Shape = tuple[int, int, int]
-
-
-@torch.no_grad()
-def count_macs(network: DerivedNetwork, shape: Shape) -> int:
-    """Multiply-accumulates of the convolutions and of the head, for one image of ``shape`` (C, H, W)."""
-    image = torch.zeros(1, *shape, device=network.head.weight.device)
-    with FlopCounterMode(display=False) as counter:
-        with_textbook_norm(network).eval()(image)
-    return counter.get_total_flops() // 2
 
 
 def predict_training_mib(

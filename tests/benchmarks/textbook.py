@@ -4,55 +4,10 @@ from itertools import combinations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from models.search_cell import edge_list
 from models.supernet import CELL_TYPES, Supernet, SupernetSettings
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, affine=False)
-
-
-def _separable(channels: int, stride: int, dilation: int = 1) -> list[nn.Module]:
-    return [
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
-        _norm(channels),
-    ]
-
-
-class Reduce(nn.Module):
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__()
-        self.first = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
-        self.second = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
-        self.norm = _norm(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(x)
-        row, column = (1 - size % 2 for size in x.shape[-2:])
-        return self.norm(torch.cat([self.first(x), self.second(x[:, :, row:, column:])], dim=1))
-
-
-def operation(name: str, channels: int, stride: int) -> nn.Module:
-    if name == "max_pool_3x3":
-        return nn.Sequential(nn.MaxPool2d(3, stride, 1), _norm(channels))
-    if name == "avg_pool_3x3":
-        return nn.Sequential(nn.AvgPool2d(3, stride, 1, count_include_pad=False), _norm(channels))
-    if name == "skip_connect":
-        return nn.Identity() if stride == 1 else Reduce(channels, channels)
-    if name == "conv_1x5_5x1":
-        return nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, (1, 5), stride, (0, 2), bias=False),
-            nn.Conv2d(channels, channels, (5, 1), 1, (2, 0), bias=False),
-            _norm(channels),
-        )
-    if name == "sep_conv_3x3":
-        return nn.Sequential(*_separable(channels, stride), *_separable(channels, 1))
-    return nn.Sequential(*_separable(channels, stride, dilation=2 if name == "dil_conv_3x3" else 1))
+from tests.textbook_operations import Reduce, operation, projection
 
 
 class Cell(nn.Module):
@@ -65,11 +20,9 @@ class Cell(nn.Module):
             for source, _ in edge_list(settings.nodes)
         ]
 
-        def projection() -> nn.Module:
-            return nn.Sequential(nn.ReLU(), nn.Conv2d(width, channels, 1, bias=False), _norm(channels))
-
-        self.older = Reduce(width, channels) if layer - 1 in settings.reduction_layers else projection()
-        self.newer = projection()
+        is_halved = layer - 1 in settings.reduction_layers
+        self.older = Reduce(width, channels) if is_halved else projection(width, channels)
+        self.newer = projection(width, channels)
         self.edges = nn.ModuleList(
             nn.ModuleList(operation(name, channels, stride) for name in settings.primitives) for stride in self.strides
         )

@@ -1,11 +1,13 @@
 """BN in place against PyTorch's own and against its formula: values, gradients, statistics, and what it keeps."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from models.batch_norm import BatchNorm, channel_means, frozen_statistics
-from models.operations import weighted_operation
+from models.batch_norm import BatchNorm, average_statistics, channel_means, share_tracking
+from models.operations import CANDIDATES
 
 # Two pixels at least for each channel: PyTorch's own refuses one.
 SHAPES = [(4, 2, 8, 8), (3, 6, 7, 5), (5, 3, 1, 1), (4, 1, 3, 3), (1, 4, 6, 6), (2, 1, 1, 1), (3, 16, 1, 4)]
@@ -220,7 +222,7 @@ def test_part_of_the_channels_is_that_part_of_the_whole(part, training, affine):
     arriving_part = torch.zeros_like(arriving)
     arriving_part[:, part] = arriving[:, part]
     leaves = [x, *own.parameters()]
-    with frozen_statistics():
+    with own.tracking.paused():
         whole, of_part = own(x * 1), own(x[:, part] * 1, part)
     torch.testing.assert_close(of_part, whole[:, part], rtol=1e-12, atol=1e-12)
     expected = torch.autograd.grad(whole, leaves, arriving_part)
@@ -229,48 +231,45 @@ def test_part_of_the_channels_is_that_part_of_the_whole(part, training, affine):
         torch.testing.assert_close(of_own, of_whole, rtol=1e-11, atol=1e-11)
 
 
-# --- Frozen statistics ----------------------------------------------------------------------------------------------
+# --- Running statistics ---------------------------------------------------------------------------------------------
 
 
 @by_mode
-def test_frozen_statistics_do_not_change_and_the_output_is_the_same(training):
-    operation = weighted_operation("sep_conv_3x3", 4, 1).double().train(training)
+def test_statistics_do_not_change_while_tracking_is_paused_and_the_output_is_the_same(training):
+    operation = CANDIDATES["sep_conv_3x3"](4, 1).double().train(training)
+    tracking = share_tracking(operation)
     x = draw((3, 4, 7, 5))
     before = buffers(operation)
-    with frozen_statistics():
-        frozen = operation(x)
-        assert operation.training == training
+    with tracking.paused():
+        with tracking.paused():
+            paused = operation(x)
+        operation(x)  # still paused: it nests
+    with pytest.raises(ZeroDivisionError), tracking.paused():
+        raise ZeroDivisionError
     assert len(before) == 2 * 3
     torch.testing.assert_close(buffers(operation), before, rtol=0, atol=0)
-    assert torch.equal(frozen, operation(x))
+    assert torch.equal(paused, operation(x))
+    tracked = {name: int(value) for name, value in buffers(operation).items() if name.endswith("tracked")}
+    assert set(tracked.values()) == {int(training)}
 
 
-def test_statistics_move_again_once_they_are_not_frozen():
-    own, native = own_and_native(4, affine=False)
-    x = draw((3, 4, 7, 5))
-    with frozen_statistics():
-        own(x.clone())
-    own(x.clone())
-    native(x)
-    torch.testing.assert_close(buffers(own), buffers(native), rtol=1e-12, atol=1e-12)
+def test_tracking_is_of_a_network_and_of_its_copies_each():
+    network = nn.Sequential(BatchNorm(2), BatchNorm(2))
+    tracking = share_tracking(network)
+    copied = copy.deepcopy(network)
+    with tracking.paused():
+        network(torch.rand(3, 2, 4, 4))
+        copied(torch.rand(3, 2, 4, 4))
+    assert [int(norm.num_batches_tracked) for norm in (*network, *copied)] == [0, 0, 1, 1]
 
 
-def test_statistics_move_again_after_an_exception():
-    own, native = own_and_native(4, affine=False)
-    x = draw((3, 4, 7, 5))
-    with pytest.raises(ZeroDivisionError), frozen_statistics():
-        raise ZeroDivisionError
-    own(x.clone())
-    native(x)
-    torch.testing.assert_close(buffers(own), buffers(native), rtol=1e-12, atol=1e-12)
-
-
-def test_frozen_statistics_nest():
-    norm = BatchNorm(2)
-    with frozen_statistics():
-        with frozen_statistics():
-            norm(torch.rand(3, 2, 4, 4))
-        norm(torch.rand(3, 2, 4, 4))
-    assert norm.num_batches_tracked == 0
-    norm(torch.rand(3, 2, 4, 4))
-    assert norm.num_batches_tracked == 1
+def test_average_statistics_are_the_mean_over_the_passes():
+    norm = BatchNorm(3).double().eval()
+    scramble(norm)
+    parts = [draw((2, 3, 5, 4), seed) for seed in range(3)]
+    average_statistics(norm, [part.clone() for part in parts], norm)
+    for actual, of_parts in (
+        (norm.running_mean, [part.mean((0, 2, 3)) for part in parts]),
+        (norm.running_var, [part.var((0, 2, 3)) for part in parts]),
+    ):
+        torch.testing.assert_close(actual, sum(of_parts) / 3, rtol=1e-12, atol=1e-12)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.batched_supernet import BatchedMixture, BatchedSupernet, dilated, mix, statistics
-from models.batched_supernet import Term as MixTerm
+from models.batched_mix import Term as MixTerm
+from models.batched_mix import mix, statistics
+from models.batched_supernet import BatchedMixture, BatchedSupernet, dilated
 from models.search_cell import Mixture
 from search_space.normalizers import AnnealedNormalizer
 from search_space.primitives import FULL_TASK

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from models.batch_norm import frozen_statistics
+from models.batch_norm import share_tracking
 from models.merged_candidates import SMALL, can_merge, merged
-from models.operations import CONVOLUTIONS, weighted_operation
+from models.operations import CANDIDATES
 from models.search_cell import Mixture, Source
 from models.textbook_norm import with_textbook_norm
 
-every_kind = pytest.mark.parametrize("name", CONVOLUTIONS)
+every_kind = pytest.mark.parametrize("name", [name for name in CANDIDATES if "conv" in name])
 every_stride = pytest.mark.parametrize("stride", [1, 2])
 by_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
@@ -19,7 +19,7 @@ by_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval
 def operations(name: str, stride: int, count: int = 3, training: bool = True) -> list[torch.nn.Module]:
     """Of 6 channels, each with weights and running statistics of its own."""
     torch.manual_seed(0)
-    made = [weighted_operation(name, 6, stride).double().train(training) for _ in range(count)]
+    made = [CANDIDATES[name](6, stride).double().train(training) for _ in range(count)]
     for operation in made:
         for module in operation.modules():
             if hasattr(module, "running_mean"):
@@ -60,10 +60,10 @@ def test_some_of_a_states_channels(name):
 
 
 @torch.no_grad()
-def test_frozen_statistics_stay():
+def test_statistics_stay_while_tracking_is_paused():
     ops = operations("sep_conv_3x3", 1)
     before = copy.deepcopy([one.state_dict() for one in ops])
-    with frozen_statistics():
+    with share_tracking(torch.nn.ModuleList(ops)).paused():
         merged(ops, state())
     for one, kept in zip(ops, before, strict=True):
         assert all(torch.equal(value, kept[key]) for key, value in one.state_dict().items())
@@ -78,7 +78,7 @@ def test_only_small_states_without_a_gradient_and_several_of_a_kind():
         assert not can_merge(ops[:1], x)
         assert not can_merge(ops, torch.cat([x] * (SMALL // x.numel() + 1)))
         assert not can_merge([with_textbook_norm(one) for one in ops], x)
-        assert not can_merge([weighted_operation("skip_connect", 6, 2) for _ in range(2)], x)
+        assert not can_merge([CANDIDATES["skip_connect"](6, 2) for _ in range(2)], x)
 
 
 @every_stride

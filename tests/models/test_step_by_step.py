@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from models import merged_candidates
 from models.batch_norm import BatchNorm
-from models.operations import POOLS, weighted_operation
+from models.operations import CANDIDATES
 from models.search_cell import OLDER, Mixture, SearchCell
-from models.step_by_step import Chunk, step_by_step_backward
+from models.step_by_step import MicroBatch, step_by_step_backward
 from search_space.architecture import EVERYTHING, Choice, input_pairs
 from search_space.normalizers import AnnealedNormalizer
 from search_space.primitives import FEW_SHOT, FULL_TASK
@@ -93,33 +93,9 @@ class Problem:
         self, of_weights: bool = True, keep_inputs: bool = True, mixtures: dict[str, Mixture] | None = None
     ) -> Result:
         self.start()
-        chunk = Chunk(self.images, mixtures or self.mixtures(), self.criterion, self.keep)
-        (loss,) = step_by_step_backward(self.supernet, [chunk], of_weights=of_weights, keep_inputs=keep_inputs)
+        micro_batch = MicroBatch(self.images, mixtures or self.mixtures(), self.criterion, self.keep)
+        loss = step_by_step_backward(self.supernet, micro_batch, of_weights=of_weights, keep_inputs=keep_inputs)
         return self.result(loss)
-
-    def in_chunks(self, number: int) -> list[Chunk]:
-        """The batch in micro-batches of one size, with mixtures of their own."""
-
-        def criterion_of(labels: torch.Tensor):
-            return lambda logits: F.cross_entropy(logits, labels)
-
-        keeps = [None] * number if self.keep is None else self.keep.chunk(number, dim=-1)
-        parts = zip(self.images.chunk(number), self.labels.chunk(number), keeps, strict=True)
-        return [Chunk(images, self.mixtures(), criterion_of(labels), keep) for images, labels, keep in parts]
-
-    def ordinary_one_by_one(self, number: int, of_weights: bool) -> Result:
-        self.start()
-        losses = []
-        for chunk in self.in_chunks(number):
-            losses.append(chunk.criterion(self.supernet(chunk.images, chunk.mixtures, chunk.keep)))
-            losses[-1].backward(inputs=None if of_weights else list(self.architecture.parameters()))
-        return self.result(torch.stack(losses))
-
-    def side_by_side(self, number: int, of_weights: bool, keep_inputs: bool) -> Result:
-        self.start()
-        chunks = self.in_chunks(number)
-        losses = step_by_step_backward(self.supernet, chunks, of_weights=of_weights, keep_inputs=keep_inputs)
-        return self.result(torch.stack(losses))
 
     def start(self) -> None:
         """Without gradients, and with the buffers of the beginning."""
@@ -153,32 +129,6 @@ def assert_same(actual: Result, expected: Result) -> None:
 def only(few: dict[str, set[int]], nodes: int = 2) -> Choice:
     """The same candidates on every edge of a cell type."""
     return Choice({kind: [few[kind] for _ in edges_of(nodes)] for kind in TYPES})
-
-
-# --- Micro-batches side by side -------------------------------------------------------------------------------------
-
-
-@of_weights_or_not
-@with_and_without_inputs
-@pytest.mark.parametrize("number", [2, 3])
-@pytest.mark.parametrize(
-    "problem",
-    [
-        {},
-        {"drop_path": True},
-        {"training": False},
-        {"threshold": 0.1, "choice": only({kind: {2, 3} for kind in TYPES})},
-        {"dtype": torch.float32, "size": (5, 8)},
-        {"nodes": 3, "layers": 4, "init_channels": 4},
-    ],
-    ids=["plain", "drop-path", "eval", "pruned and chosen", "float32", "deeper"],
-)
-def test_chunks_side_by_side_are_each_as_by_itself(problem, number, keep_inputs, of_weights):
-    """Gradients, losses, and BN's running statistics, which take in one chunk after the other."""
-    problem = Problem(images=6, **problem)
-    expected = problem.ordinary_one_by_one(number, of_weights)
-    assert_same(problem.side_by_side(number, of_weights, keep_inputs), expected)
-    assert BatchNorm.chunks == 1
 
 
 # --- Random nets ----------------------------------------------------------------------------------------------------
@@ -251,10 +201,10 @@ def test_gradients_of_micro_batches_add_up(of_weights, keep_inputs):
     loss = sum(
         step_by_step_backward(
             problem.supernet,
-            [Chunk(problem.images[part], problem.mixtures(), criterion_of(part), problem.keep[..., part])],
+            MicroBatch(problem.images[part], problem.mixtures(), criterion_of(part), problem.keep[..., part]),
             of_weights=of_weights,
             keep_inputs=keep_inputs,
-        )[0]
+        )
         for part in parts
     )
     assert_same(problem.result(loss), expected)
@@ -266,8 +216,8 @@ def test_weights_keep_the_gradient_they_have_where_none_is_asked_for(keep_inputs
     assert all(name.startswith(("alpha", "beta")) for name in problem.step_by_step(False, keep_inputs).with_gradient())
     for parameter in problem.supernet.parameters():
         parameter.grad = torch.ones_like(parameter)
-    chunk = Chunk(problem.images, problem.mixtures(), problem.criterion)
-    step_by_step_backward(problem.supernet, [chunk], of_weights=False, keep_inputs=keep_inputs)
+    micro_batch = MicroBatch(problem.images, problem.mixtures(), problem.criterion)
+    step_by_step_backward(problem.supernet, micro_batch, of_weights=False, keep_inputs=keep_inputs)
     assert all((parameter.grad == 1).all() for parameter in problem.supernet.parameters())
 
 
@@ -344,7 +294,7 @@ def test_only_trained_candidates_are_run_again_each_once(of_weights, monkeypatch
         for edge, (source, node) in enumerate(edges_of(3)):
             for k, name in enumerate(FEW_SHOT):
                 if mixtures[kind].active[edge][k] and k in ops[kind][edge] and source in pairs[kind][node]:
-                    is_shared = name in POOLS or (name == "skip_connect" and (kind == "normal" or source >= 2))
+                    is_shared = "pool" in name or (name == "skip_connect" and (kind == "normal" or source >= 2))
                     place = "shared" if is_shared else f"to_node.{node}"
                     expected.add(f"cells.{layer}.sources.{source}.{place}.{name}")
                 else:
@@ -445,7 +395,7 @@ def test_another_cell_adds_far_more_to_the_peak_of_ordinary_back_propagation():
 @of_weights_or_not
 @with_and_without_inputs
 def test_peak_is_the_kept_states_and_one_candidate(name, of_weights, keep_inputs):
-    operation = weighted_operation(name, CHANNELS, 1).double().to(memory_format=torch.channels_last)
+    operation = CANDIDATES[name](CHANNELS, 1).double().to(memory_format=torch.channels_last)
     with LiveTensorBytes() as alone:
         x = torch.ones(IMAGES, CHANNELS, SIDE, SIDE, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
         arriving = torch.ones_like(x)
@@ -482,5 +432,5 @@ def test_partial_channels_are_refused_and_not_wrong():
     mixtures = architecture.mixtures(AnnealedNormalizer("softmax", 1.0, 0.0), 0.0)
     with pytest.raises(ValueError, match="partial channels"):
         step_by_step_backward(
-            supernet, [Chunk(random_images(2), mixtures, torch.sum)], of_weights=True, keep_inputs=True
+            supernet, MicroBatch(random_images(2), mixtures, torch.sum), of_weights=True, keep_inputs=True
         )

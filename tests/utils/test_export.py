@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.derived_network import DerivedNetwork, DerivedSettings
-from models.frozen_supernet import FrozenSupernet
+from models.pruned_network import PrunedNetwork
 from models.textbook_norm import with_textbook_norm
 from search_space.normalizers import AnnealedNormalizer
 from tests.helpers import tiny_supernet
@@ -193,7 +193,7 @@ def test_frozen_supernet(tmp_path):
         mixtures = architecture.float().mixtures(AnnealedNormalizer("softmax", 0.5, 0.0), 0.05)
         supernet(torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(0)), mixtures)
     supernet.eval()
-    export(FrozenSupernet(supernet, mixtures), tmp_path / "network.onnx")
+    export(with_textbook_norm(PrunedNetwork(supernet, mixtures)), tmp_path / "network.onnx")
     assert_reader_agrees(ONNX_READER, lambda images: supernet(images, mixtures), tmp_path)
 
 

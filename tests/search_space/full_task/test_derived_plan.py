@@ -10,8 +10,9 @@ import torch
 
 from models.batch_norm import BatchNorm
 from models.derived_network import DerivedNetwork, DerivedSettings
+from models.textbook_norm import count_macs
 from search_space.full_task import derived_plan
-from search_space.full_task.derived_plan import count_macs, fit_training, predict_inference_mib, predict_training_mib
+from search_space.full_task.derived_plan import fit_training, predict_inference_mib, predict_training_mib
 from search_space.full_task.derived_training import DerivedTraining, TrainingSettings
 from utils.errors import BudgetError, InputError
 from utils.memory import PeakMemory
