@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm
 from models.search_cell import Mixture
-from models.step_by_step import Chunk, goes_side_by_side, step_by_step_backward
-from models.supernet import Supernet, SupernetSettings
+from models.step_by_step import MicroBatch, step_by_step_backward
+from models.supernet import Supernet
 from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Architecture, Choice
 from search_space.normalizers import Normalizer
@@ -132,19 +132,6 @@ def query_batches(labels: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
 def chunks(batch: torch.Tensor, split_num: int, smallest: int = 2) -> tuple[torch.Tensor, ...]:
     """Splits a batch into micro-batches whose sizes differ by one at most; see :func:`chunk_count`."""
     return batch.tensor_split(chunk_count(len(batch), split_num, smallest))
-
-
-def chunk_groups(
-    batch: torch.Tensor, settings: SearchSettings, network: SupernetSettings, size: tuple[int, int]
-) -> list[list[torch.Tensor]]:
-    """The micro-batches of a batch of images of ``size``, in groups: two in one go forward side by side."""
-    parts, groups = list(chunks(batch, settings.split_num, settings.smallest_chunk)), []
-    while parts:
-        alike = len(parts) > 1 and len(parts[0]) == len(parts[1])
-        two = alike and settings.schedule == FASTEST and goes_side_by_side(network, len(parts[0]), size)
-        groups.append(parts[: 1 + two])
-        del parts[: 1 + two]
-    return groups
 
 
 class _Criterion:
@@ -311,15 +298,11 @@ class TaskSearch:
         if not self.supernet.training:  # it walks over a thousand modules
             self.supernet.train()
         total = torch.zeros(2, device=images.device)
-        for parts in chunk_groups(batch, self.settings, self.supernet.settings, images.shape[2:]):
-            criteria = [_Criterion(labels[part], len(part) / len(batch)) for part in parts]
-            group = [
-                Chunk(images[part], mixtures(), criterion, self._draw_keep(len(part)))
-                for part, criterion in zip(parts, criteria, strict=True)
-            ]
-            losses = self._backward(group, of_weights)
-            for loss, criterion in zip(losses, criteria, strict=True):
-                total += torch.stack([loss, criterion.right])
+        for part in self._chunks(batch):
+            criterion = _Criterion(labels[part], len(part) / len(batch))
+            micro_batch = MicroBatch(images[part], mixtures(), criterion, self._draw_keep(len(part)))
+            loss = self._backward(micro_batch, of_weights)
+            total += torch.stack([loss, criterion.right])
         return total
 
     def _draw_keep(self, images: int) -> torch.Tensor | None:
@@ -328,15 +311,14 @@ class TaskSearch:
             return None
         return self.supernet.draw_drop_path(images, self.settings.drop_path_prob, self._drop_path_draws)
 
-    def _backward(self, group: list[Chunk], of_weights: bool) -> list[torch.Tensor]:
-        """Adds the gradient of micro-batches; returns the loss of each."""
+    def _backward(self, micro_batch: MicroBatch, of_weights: bool) -> torch.Tensor:
+        """Adds the gradient of a micro-batch; returns its loss."""
         if self.settings.schedule != ORDINARY:
             keep_inputs = self.settings.schedule == FASTEST
-            return step_by_step_backward(self.supernet, group, of_weights=of_weights, keep_inputs=keep_inputs)
-        (chunk,) = group
-        loss = chunk.criterion(self.supernet(chunk.images, chunk.mixtures, chunk.keep))
+            return step_by_step_backward(self.supernet, micro_batch, of_weights=of_weights, keep_inputs=keep_inputs)
+        loss = micro_batch.criterion(self.supernet(micro_batch.images, micro_batch.mixtures, micro_batch.keep))
         loss.backward(inputs=None if of_weights else list(self.architecture.parameters()))
-        return [loss.detach()]
+        return loss.detach()
 
     def mixtures(self, choice: Choice = EVERYTHING, noise: Noise = None) -> dict[str, Mixture]:
         return self.architecture.mixtures(self.normalizer, self.settings.prune_threshold, choice, noise)

@@ -6,7 +6,6 @@ A step is run on tensors without storage (PyTorch's FakeTensorMode), under the s
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import torch
 from torch import nn
@@ -25,7 +24,6 @@ from search_space.task_search import (
     TaskSearch,
     batches,
     chunk_count,
-    chunk_groups,
     query_batches,
 )
 from utils.errors import BudgetError
@@ -163,7 +161,7 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
         sizes = [sum(supernet.get_parameter(name).numel() for name in names) for names in trained]
         heaviest = sizes.index(max(sizes))
     with_gradient = trained[heaviest]
-    groups = list(_largest_groups(network, task, settings).values())
+    chunk = largest_chunk(task, settings)
     search = _PlannedSearch(supernet, architecture, settings, 0, "plan", 0)
     search.planned = drawn[heaviest]
     test_images, test_batch = task.test_images(settings), task.test_batch(settings)
@@ -179,25 +177,22 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
         optimizer.zero_grad()
         states = [tensor for state in optimizer.state.values() for tensor in state.values()]
         with LiveTensorBytes(search.resident(), [images, labels, *states]) as adapting:
-            for group in groups:
-                number = sum(group)
-                search.settings = replace(settings, batch_size=number, split_num=len(group))
-                if settings.architecture_epochs > 0:
-                    batch = Batch(images, labels, torch.arange(number))
-                    search.gradient_of_step(batch, batch, optimizer, EVERYTHING, None)
-                if number < min(settings.batch_size, len(labels)):
-                    _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
-                search.weight_gradient(images, labels, torch.arange(number), EVERYTHING, None)
-                optimizer.step()
-                optimizer.zero_grad()
+            search.settings = replace(settings, batch_size=chunk, split_num=1)
+            part = torch.arange(chunk)
+            if settings.architecture_epochs > 0:
+                batch = Batch(images, labels, part)
+                search.gradient_of_step(batch, batch, optimizer, EVERYTHING, None)
+            if chunk < min(settings.batch_size, len(labels)):
+                _give_gradients(supernet, with_gradient)  # what the micro-batches before have left
+            search.weight_gradient(images, labels, part, EVERYTHING, None)
+            optimizer.step()
+            optimizer.zero_grad()
         del optimizer, states
         queries, query_labels = _images(test_images, task.shape)
         images = images[:kept].clone()
         with torch.no_grad(), LiveTensorBytes(search.resident(), [images, queries, query_labels]) as testing:
             mixtures = search.mixtures()
             if kept and not settings.transductive:
-                chunk = largest_chunk(task, settings)
-                search.settings = replace(settings, batch_size=chunk, split_num=1)
                 search.average_batch_statistics(images[:chunk], mixtures)
             supernet.train(settings.transductive)
             supernet(queries[torch.arange(test_batch)], mixtures)
@@ -206,23 +201,12 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
     return Prediction(adapting.peak / MIB, testing.peak / MIB, breakdown, (line, size / MIB))
 
 
-def _largest_groups(network: SupernetSettings, task: Size, settings: SearchSettings) -> dict[int, list[int]]:
-    """The sizes of the micro-batches that go forward side by side: of the largest group of one, and of two."""
-    largest = {}
-    for size in set(task.batch_sizes(settings)):
-        for group in chunk_groups(torch.arange(size), settings, network, task.shape[1:]):
-            sizes = list(map(len, group))
-            largest[len(sizes)] = max(largest.get(len(sizes), [0]), sizes)
-    return largest
-
-
 def options(
     network: SupernetSettings, task: Size, settings: SearchSettings, schedules: tuple[str, ...], split_num: int | None
 ) -> list[list[SearchSettings]]:
     """The ways a search can be run, in lists of ever less memory, from the one to be preferred.
 
-    For each schedule they go from the largest micro-batch to one of three images; those that go forward side by side
-    are a list of their own, as they begin with more memory again.
+    For each schedule they go from the largest micro-batch to one of three images.
 
     Args:
         schedules: from the fastest.
@@ -234,10 +218,7 @@ def options(
     for split_num in range(1, max(1, settings.batch_size // SMALLEST_CHUNK) + 1):
         way = replace(settings, split_num=split_num, smallest_chunk=SMALLEST_CHUNK)
         by_chunk.setdefault(largest_chunk(task, way), way)
-    ways = [replace(way, schedule=schedule) for schedule in schedules for way in by_chunk.values()]
-    return [
-        list(alike) for _, alike in groupby(ways, lambda way: (way.schedule, max(_largest_groups(network, task, way))))
-    ]
+    return [[replace(way, schedule=schedule) for way in by_chunk.values()] for schedule in schedules]
 
 
 def plan(

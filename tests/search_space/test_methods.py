@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.step_by_step import Chunk, step_by_step_backward
+from models.step_by_step import MicroBatch, step_by_step_backward
 from search_space.architecture import Architecture
 from search_space.flags.shared import normalizer
 from search_space.methods import METHODS, method_flags, network_of, settings_of
@@ -140,8 +140,8 @@ def test_step_by_step_equals_ordinary_back_propagation(edge_weights, of_weights,
     expected = {name: leaf.grad for name, leaf in leaves.items()}
     for leaf in leaves.values():
         leaf.grad = None
-    chunk = Chunk(images, mixtures(), criterion)
-    (again,) = step_by_step_backward(supernet, [chunk], of_weights=of_weights, keep_inputs=keep_inputs)
+    micro_batch = MicroBatch(images, mixtures(), criterion)
+    again = step_by_step_backward(supernet, micro_batch, of_weights=of_weights, keep_inputs=keep_inputs)
     torch.testing.assert_close(again, loss.detach(), rtol=1e-12, atol=1e-12)
     for name, leaf in leaves.items():
         assert (leaf.grad is None) == (expected[name] is None), name

@@ -21,7 +21,6 @@ from search_space.task_search import (
     TaskSearch,
     batches,
     chunk_count,
-    chunk_groups,
     chunks,
     query_batches,
 )
@@ -622,22 +621,3 @@ def test_adaptation_after_an_inductive_test_is_that_without_it():
     untested.adapt()
     for a, b in zip(tested.after(), untested.after(), strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize(
-    ("split_num", "schedule", "channels", "expected"),
-    [
-        (5, FASTEST, 28, [[3, 3], [3, 3], [3]]),
-        (4, FASTEST, 16, [[4, 4], [4], [3]]),  # one size in a group
-        (5, FASTEST, 32, [[3]] * 5),  # 3 * 32 * 28 * 28 numbers are more than 70,000
-        (5, LEANEST, 28, [[3]] * 5),
-        (5, ORDINARY, 28, [[3]] * 5),
-        (1, FASTEST, 4, [[15]]),
-    ],
-)
-def test_small_micro_batches_of_one_size_go_side_by_side(split_num, schedule, channels, expected):
-    settings, network = replace(PLAIN, split_num=split_num, schedule=schedule), tiny_supernet(init_channels=channels)[0]
-    batch = torch.arange(15)
-    groups = chunk_groups(batch, settings, network.settings, (28, 28))
-    assert [list(map(len, group)) for group in groups] == expected
-    assert torch.equal(torch.cat([part for group in groups for part in group]), batch)
