@@ -122,8 +122,8 @@ def body(operation: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def read(reader: nn.Module, activated: list[torch.Tensor]) -> torch.Tensor:
     """A cell's input from the ReLU of the states of the output that ``reader`` reads."""
     is_reduction = isinstance(reader, FactorizedReduce)
-    convolve, weights = (halved, (reader.first, reader.second)) if is_reduction else (grouped, reader[:1])
-    columns = zip(*(layer.weight.chunk(len(activated), dim=2) for layer in weights), strict=True)
+    convolve, layers = (halved, (reader.first, reader.second)) if is_reduction else (grouped, (reader[0],))
+    columns = zip(*(layer.weight.chunk(len(activated), dim=2) for layer in layers), strict=True)
     total = None
     for state, own in zip(activated, columns, strict=True):
         part = convolve(state, *own)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.batch_norm import BatchNorm, norms_of, share_tracking
-from models.operations import CANDIDATES, OPERATIONS, FactorizedReduce, Projection, Skip, has_parameters
+from models.operations import CANDIDATES, FactorizedReduce, Projection, Skip, has_parameters
 from models.search_cell import NEWER, OLDER, SearchCell, convolve_states
 from models.supernet import STEM, Supernet, check_cells, check_size, pooled
 from models.textbook_norm import exchange_norms
@@ -40,10 +40,6 @@ class DerivedSettings:
     def __post_init__(self):
         check_size("in_channels", self.in_channels, 1, 64)
         check_cells("--derived_channels", self.channels, "--derived_layers", self.layers, self.reduction_layers)
-        _check_edges("normal", self.normal)
-        _check_edges("reduce", self.reduce)
-        if len(self.normal) != len(self.reduce):
-            raise InputError("the genotype's normal and reduce cell must have the same number of nodes.")
 
     @property
     def nodes(self) -> int:
@@ -51,19 +47,6 @@ class DerivedSettings:
 
     def edges(self, layer: int) -> Edges:
         return self.reduce if layer in self.reduction_layers else self.normal
-
-
-def _check_edges(cell_type: str, edges: Edges) -> None:
-    cell, operations = f"the genotype's {cell_type} cell", OPERATIONS - {"none"}
-    if len(edges) % 2 or not 2 <= len(edges) <= 16:
-        raise InputError(f"{cell} must have two edges for each of 1 to 8 nodes, got {len(edges)} edges.")
-    for operation, _ in edges:
-        if operation not in operations:
-            raise InputError(f"{cell} must be of {', '.join(sorted(operations))}, got {operation!r:.40}.")
-    for node in range(len(edges) // 2):
-        inputs = {source for _, source in edges[2 * node : 2 * node + 2]}
-        if len(inputs) != 2 or not inputs <= set(range(node + 2)):
-            raise InputError(f"node {node} of {cell} must read two different states from 0 to {node + 1}.")
 
 
 class DerivedCell(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm
 from models.derived_network import DerivedNetwork, DerivedSettings
-from models.operations import OPERATIONS
+from models.operations import CANDIDATES
 from models.search_cell import Mixture
 from search_space.primitives import FEW_SHOT, FULL_TASK
 from tests.helpers import WAYS, edges_of, random_images, tiny_supernet
@@ -254,13 +254,6 @@ def test_inherited_network_is_the_supernet_with_all_weight_on_the_genotype(nodes
         torch.testing.assert_close(network(images), supernet(images, mixtures), rtol=1e-9, atol=1e-9)
 
 
-def test_inherited_network_equals_the_supernet_in_single_precision():
-    supernet, mixtures, network = searched_and_derived(3, "few-shot", "published layout")
-    images = random_images(IMAGES, (9, 9)).float()
-    expected = supernet.float()(images, mixtures)
-    torch.testing.assert_close(network.float()(images), expected.float(), rtol=1e-5, atol=1e-5)
-
-
 def test_inherited_weights_are_copies():
     supernet, _, network = searched_and_derived(2, "few-shot", "published layout")
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
@@ -314,13 +307,6 @@ def test_step_by_step_has_the_gradient_of_ordinary_back_propagation(layout, trai
             torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_step_by_step_counts_a_pass_once_in_the_statistics():
-    network = derived_network(auxiliary=True).train()
-    for _ in range(2):
-        objective(network(random_images(IMAGES), None, True)).backward()
-    assert {int(norm.num_batches_tracked) for norm in network.modules() if isinstance(norm, BatchNorm)} == {2}
-
-
 def test_step_by_step_keeps_the_activations_of_one_cell():
     def activations(layers: int, step_by_step: bool) -> int:
         network = derived_network(layers=layers, reduction_layers=(), channels=4).train()
@@ -351,13 +337,6 @@ def test_step_by_step_keeps_the_activations_of_one_cell():
         ({"reduction_layers": (3,)}, "--reduction_layers must be from 0 to 2 with --derived_layers 3"),
         ({"reduction_layers": (-1,)}, "--reduction_layers"),
         ({"reduction_layers": (1, 1)}, "--reduction_layers"),
-        ({"normal": NORMAL[:3]}, "normal cell must have two edges"),
-        ({"reduce": ()}, "reduce cell must have two edges"),
-        ({"normal": NORMAL[:2]}, "same number of nodes"),
-        ({"normal": (("none", 0), *NORMAL[1:])}, "got 'none'"),
-        ({"reduce": (("conv_9x9", 0), *REDUCE[1:])}, "got 'conv_9x9'"),
-        ({"normal": (("conv_3x3", 0), ("conv_3x3", 0), *NORMAL[2:])}, "node 0 of the genotype's normal cell"),
-        ({"normal": (*NORMAL[:2], ("conv_3x3", 0), ("conv_3x3", 3))}, "two different states from 0 to 2"),
     ],
 )
 def test_settings_that_make_no_net_are_refused(changes, text):
@@ -365,7 +344,7 @@ def test_settings_that_make_no_net_are_refused(changes, text):
         DerivedSettings(**{**SETTINGS, **changes})
 
 
-@pytest.mark.parametrize("name", sorted(OPERATIONS - {"none"}))
+@pytest.mark.parametrize("name", CANDIDATES)
 def test_every_operation_can_be_used(name):
     edges = ((name, 0), (name, 1))
     network = derived_network(normal=edges, reduce=edges).train()

@@ -24,6 +24,7 @@ LAYOUTS = {
     "reduction last": {"layers": 3, "reduction_layers": (2,)},
     "reductions only": {"layers": 3, "reduction_layers": (0, 1, 2)},
     "one cell": {"layers": 1, "reduction_layers": ()},
+    "partial channels": {"layers": 4, "reduction_layers": (1, 2), "edge_weights": "edges", "partial_channels": 2},
 }
 
 
@@ -106,7 +107,7 @@ def test_second_fold_is_the_sum_over_the_cells_that_own_a_tensor(weighting):
 @pytest.mark.parametrize("weighting", ["softmax", "mean"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_folding_what_was_unfolded_changes_nothing(layout, weighting):
-    supernet, architecture, meta_cell = make(**LAYOUTS[layout])
+    supernet, architecture, meta_cell = make(init_channels=4, **LAYOUTS[layout])
     scramble(supernet, architecture, seed=3)
     meta_cell.unfold(supernet, architecture)
     separate = MetaCell.of(supernet, architecture, separate=True)
@@ -121,7 +122,7 @@ def test_folding_what_was_unfolded_changes_nothing(layout, weighting):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_unfolding_gives_every_place_what_it_needs(layout):
-    supernet, architecture, meta_cell = make(**LAYOUTS[layout])
+    supernet, architecture, meta_cell = make(init_channels=4, **LAYOUTS[layout])
     before = {name: p.detach().clone() for name, p in architecture.named_parameters()}
     scramble(supernet, architecture, seed=3)
     meta_cell.unfold(supernet, architecture)
@@ -133,10 +134,9 @@ def test_unfolding_gives_every_place_what_it_needs(layout):
         assert torch.equal(parameter, before[name])
 
 
-def shapes_by_hand(nodes: int, channels: int, layers: int, reductions: tuple[int, ...]) -> Counter:
-    """The tensors that a meta-cell of the few-shot candidates must own."""
-    wide, half, square = nodes * channels, channels // 2, (channels, channels, 1, 1)
-    depthwise = (channels, 1, 3, 3)
+def shapes_by_hand(nodes: int, channels: int, layers: int, reductions: tuple[int, ...], share: int) -> Counter:
+    """The tensors that a meta-cell of the few-shot candidates must own; these see 1/share of the channels."""
+    wide, half, seen = nodes * channels, channels // 2, channels // share
     edges = sum(range(2, nodes + 2))
     shapes = Counter({(channels, wide, 1, 1): 1})  # newer input
     if any(layer - 1 not in reductions for layer in range(layers)):
@@ -144,11 +144,11 @@ def shapes_by_hand(nodes: int, channels: int, layers: int, reductions: tuple[int
     if any(layer - 1 in reductions for layer in range(layers)):
         shapes[half, wide, 1, 1] += 2  # older input behind a reduction
     if reductions:
-        shapes[half, channels, 1, 1] += 2 * 2 * nodes  # stride-2 skip on the edges from the two inputs
-    shapes[channels, channels, 1, 5] += edges
-    shapes[channels, channels, 5, 1] += edges
-    shapes[depthwise] += 4 * edges  # conv_3x3, dil_conv_3x3 and sep_conv_3x3 twice
-    shapes[square] += 4 * edges
+        shapes[seen // 2, seen, 1, 1] += 2 * 2 * nodes  # stride-2 skip on the edges from the two inputs
+    shapes[seen, seen, 1, 5] += edges
+    shapes[seen, seen, 5, 1] += edges
+    shapes[seen, 1, 3, 3] += 4 * edges  # conv_3x3, dil_conv_3x3 and sep_conv_3x3 twice
+    shapes[seen, seen, 1, 1] += 4 * edges
     return shapes
 
 
@@ -158,7 +158,8 @@ def test_meta_cell_owns_the_union_of_what_the_places_need_and_no_more(layout):
     supernet, _, meta_cell = make(init_channels=4, **values)
     (cell_state,) = meta_cell.cells
     assert set(cell_state) == {name for cell in supernet.cells for name, _ in cell.named_parameters()}
-    expected = shapes_by_hand(values.get("nodes", 2), 4, values["layers"], values["reduction_layers"])
+    share = values.get("partial_channels", 1)
+    expected = shapes_by_hand(values.get("nodes", 2), 4, values["layers"], values["reduction_layers"], share)
     assert Counter(tuple(tensor.shape) for tensor in cell_state.values()) == expected
 
 
@@ -169,22 +170,17 @@ def test_state_is_a_copy():
     assert_same(meta_cell.cells[0], before)
 
 
-def test_separate_cells_survive_unfolding():
-    supernet, architecture, meta_cell = make(separate=True, **EVERY_PLACE)
-    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
-    scramble(supernet, architecture, seed=1)
-    meta_cell.unfold(supernet, architecture)
-    assert_same(dict(supernet.named_parameters()), before)
-    assert len(meta_cell.cells) == 5
-
-
-def test_meta_cell_made_separate_holds_what_each_place_needs():
-    supernet, _, meta_cell = make(**EVERY_PLACE)
+def test_separate_cells_hold_what_each_place_needs_and_survive_unfolding():
+    supernet, architecture, meta_cell = make(**EVERY_PLACE)
     separate = meta_cell.separate(supernet)
     for cell, state in zip(supernet.cells, separate.cells, strict=True):
-        assert set(state) == {name for name, _ in cell.named_parameters()}
-        for name, tensor in state.items():
-            assert torch.equal(tensor, meta_cell.cells[0][name])
+        assert_same(state, {name: meta_cell.cells[0][name] for name, _ in cell.named_parameters()})
+    scramble(supernet, architecture, seed=1)
+    own = MetaCell.of(supernet, architecture, separate=True)
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    scramble(supernet, architecture, seed=1)
+    own.unfold(supernet, architecture)
+    assert_same(dict(supernet.named_parameters()), before)
 
 
 def test_head_of_other_ways_starts_at_zero():

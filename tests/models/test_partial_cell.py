@@ -1,12 +1,11 @@
 """Partial channels and the weights of edges (PC-DARTS, DARTS) against the textbook supernet of tests/helpers.py."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from models.meta_cell import MetaCell, first_fold, second_fold
+from models.meta_cell import MetaCell
 from models.partial_cell import PartialCell
 from models.search_cell import SearchCell
 from models.supernet import Supernet
@@ -114,67 +113,6 @@ def test_settings_that_make_no_net_are_refused(changes, named):
 # --- The meta-cell --------------------------------------------------------------------------------------------------
 
 PARTIAL = {"layers": 4, "reduction_layers": (1, 2), "init_channels": 4, "edge_weights": "edges", "partial_channels": 2}
-
-
-@pytest.mark.parametrize("separate", [False, True], ids=["meta", "separate"])
-def test_meta_cell_of_partial_channels_survives_a_file_and_unfolding(tmp_path, separate):
-    supernet, architecture = build_supernet(tiny_settings(**PARTIAL), 3, 0)
-    meta_cell = MetaCell.of(supernet, architecture, separate)
-    meta_cell.save(tmp_path / "meta_cell.pt")
-    loaded = load_meta_cell(tmp_path / "meta_cell.pt")  # checks that the tensors fit
-    assert loaded.settings == supernet.settings
-    other, other_architecture = build_supernet(loaded.settings, 3, 1)
-    loaded.unfold(other, other_architecture)
-    for name, parameter in dict(other.named_parameters()).items():
-        place, layer, *rest = name.split(".", 2)
-        number = int(layer) if separate and place == "cells" else 0
-        source = meta_cell.cells[number][rest[0]] if place == "cells" else dict(supernet.named_parameters())[name]
-        assert torch.equal(parameter, source), name
-    for actual, expected in zip(*(a.parameters() for a in (other_architecture, architecture)), strict=True):
-        assert torch.equal(actual, expected)
-
-
-def test_folds_of_partial_channels_are_means_over_tasks_and_cells():
-    supernet, architecture = build_supernet(tiny_settings(**PARTIAL), 3, 0)
-    meta_cell = MetaCell.of(supernet, architecture, separate=False)
-    start, ends = meta_cell.separate(supernet), []
-    for _ in range(2):
-        with torch.no_grad():
-            for parameter in (*supernet.parameters(), *architecture.parameters()):
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(ends))))
-        ends.append(MetaCell.of(supernet, architecture, separate=True))
-    folded = second_fold(meta_cell, first_fold(start, ends, "mean", 1.0, 1.0), "mean")
-    for name, tensor in folded.cells[0].items():
-        owners = [end.cells[layer][name] for end in ends for layer in range(4) if name in end.cells[layer]]
-        torch.testing.assert_close(tensor, torch.stack(owners).mean(0), rtol=1e-5, atol=1e-6, msg=name)
-    for name, tensor in folded.architecture.items():
-        expected = torch.stack([end.architecture[name] for end in ends]).mean(0)
-        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6, msg=name)
-    folded.check_fits(supernet, architecture, Path("some.pt"))
-
-
-def test_partial_channels_make_the_candidates_stored_smaller():
-    stored = [
-        MetaCell.of(*build_supernet(tiny_settings(**{**PARTIAL, "partial_channels": share}), 3, 0), False)
-        for share in (1, 2)
-    ]
-    candidates = [
-        {name: tensor.numel() for name, tensor in state.cells[0].items() if ".to_node." in name} for state in stored
-    ]
-    assert candidates[0].keys() == candidates[1].keys()
-    for name, numbers in candidates[0].items():
-        depthwise = stored[0].cells[0][name].shape[1:] == (1, 3, 3)
-        assert candidates[1][name] == numbers / (2 if depthwise else 4), name
-
-
-def test_file_from_before_these_settings_loads_as_pairs_of_all_channels(tmp_path):
-    supernet, architecture = build_supernet(tiny_settings(), 3, 0)
-    values = MetaCell.of(supernet, architecture, separate=False).as_dict()
-    del values["settings"]["edge_weights"], values["settings"]["partial_channels"]
-    torch.save(values, tmp_path / "old.pt")
-    loaded = load_meta_cell(tmp_path / "old.pt")
-    assert (loaded.settings.edge_weights, loaded.settings.partial_channels) == ("pairs", 1)
-    assert loaded.settings == supernet.settings
 
 
 @pytest.mark.parametrize("changes", [{"partial_channels": 1}, {"edge_weights": "pairs"}, {"edge_weights": "equal"}])
