@@ -33,8 +33,7 @@ DRAWING = SupernetSettings(
 )
 PHOTO = replace(DRAWING, in_channels=3, init_channels=8, layers=2, nodes=2, reduction_layers=(1,))
 SHALLOW = replace(DRAWING, layers=2, reduction_layers=(1,))
-WIDE = replace(DRAWING, init_channels=64)  # no two micro-batches go forward side by side
-MEDIUM = replace(DRAWING, init_channels=16)  # those of up to five images do
+WIDE = replace(DRAWING, init_channels=64)
 SHAPES = {DRAWING: (1, 28, 28), PHOTO: (3, 20, 20), SHALLOW: (1, 28, 28)}
 SETTINGS = SearchSettings(epochs=1, architecture_epochs=1, batch_size=7, w_lr=0.01, alpha_lr=0.01)
 SELECTION = {"sampleno": 2, "beta_sampling": True}
@@ -160,14 +159,6 @@ def test_options_go_from_the_largest_micro_batch_to_the_smallest(shots, batch_si
     assert set(sizes) == every
 
 
-def test_options_that_go_side_by_side_are_a_list_of_their_own():
-    task, settings = TaskSize(5, 8, 1, (1, 28, 28)), replace(SETTINGS, batch_size=20)
-    ways = options(MEDIUM, task, settings, (FASTEST, LEANEST), None)
-    sizes = [[largest_chunk(task, way) for way in alike] for alike in ways]
-    assert sizes == [[20, 10, 7], [5, 4], [20, 10, 7, 5, 4]]  # six micro-batches are of four and three
-    assert [way.schedule for alike in ways for way in alike] == [FASTEST] * 5 + [LEANEST] * 5
-
-
 def test_options_leave_a_given_split_num_alone():
     settings = replace(SETTINGS, split_num=5)
     ways = options(DRAWING, task_of(DRAWING), settings, (FASTEST, LEANEST), 5)
@@ -221,18 +212,15 @@ def test_prediction_is_what_an_epoch_of_a_full_task_takes(schedule, selection, s
 # --- Choosing one ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[WIDE, MEDIUM], ids=["one by one", "side by side"])
-def table(monkeypatch, request) -> SimpleNamespace:
-    """A made-up prediction of each way: 10 MiB fastest or 2 leanest, and one an image that goes forward at once."""
+@pytest.fixture
+def table(monkeypatch) -> SimpleNamespace:
+    """A made-up prediction of each way: 10 MiB fastest or 2 leanest, and one for each image of a micro-batch."""
     task, settings = TaskSize(5, 8, 1, (1, 28, 28)), replace(SETTINGS, batch_size=20)
-    ways = options(request.param, task, settings, (FASTEST, LEANEST), None)
+    ways = options(WIDE, task, settings, (FASTEST, LEANEST), None)
     asked = []
 
     def peak(way: SearchSettings) -> float:
-        images = largest_chunk(task, way)
-        if way.schedule == LEANEST:
-            return images + 2
-        return 10 + images * (2 if request.param == MEDIUM and images <= 5 else 1)
+        return largest_chunk(task, way) + (2 if way.schedule == LEANEST else 10)
 
     def made_up(network, task, way) -> Prediction:
         asked.append(way)
