@@ -1,6 +1,6 @@
 """The candidate operations (those of DARTS and MetaNAS). A new one is an entry of CANDIDATES: all else follows from it.
 
-A candidate is a module of layers that end with a BN. What has no parameters is run once per state, not once per edge
+A candidate is a module of layers that end with a BN; its convolutions have no bias. What has no parameters is run once per state, not once per edge
 (models/search_cell.py). Its layers say how copies on several edges are run as one (models/merged_candidates.py), how
 those of several tasks are (models/batched_supernet.py), and its ``body`` how it is taken back step by step.
 

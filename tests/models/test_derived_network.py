@@ -329,13 +329,9 @@ def test_step_by_step_keeps_the_activations_of_one_cell():
     ("changes", "text"),
     [
         ({"channels": 3}, "--derived_channels must be even"),
-        ({"channels": 0}, "--derived_channels"),
-        ({"channels": 2.0}, "--derived_channels"),
         ({"layers": 0, "reduction_layers": ()}, "--derived_layers"),
-        ({"layers": 65}, "--derived_layers"),
         ({"in_channels": 0}, "in_channels"),
         ({"reduction_layers": (3,)}, "--reduction_layers must be from 0 to 2 with --derived_layers 3"),
-        ({"reduction_layers": (-1,)}, "--reduction_layers"),
         ({"reduction_layers": (1, 1)}, "--reduction_layers"),
     ],
 )
