@@ -1,15 +1,71 @@
 """The folder that a run writes into (--path)."""
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.run.files import replacing, write_json
+from filelock import FileLock, Timeout
+
+from utils.errors import InputError, WriteError
+from utils.run.files import read_file, replacing, write_json
+
+LOCK = ".lock"  # in the folder; it stays there, and says which process holds or held it
+MAX_SETTINGS = 2**20  # bytes of args.json
+MAX_LOG = 2**30  # bytes of a log
+
+_locks: dict[Path, FileLock] = {}  # held until this process ends, however it ends
+
+
+# --- One process at a time ------------------------------------------------------------------------------------------
+
+
+def lock_folder(path: Path) -> None:
+    """Keeps other processes from writing into a folder, made if it is not there, until this one ends.
+
+    Raises:
+        InputError: another process writes into it.
+        WriteError: the folder cannot be made, or not be written to.
+    """
+    place = path.resolve() / LOCK
+    if place in _locks:
+        return
+    lock = FileLock(place, blocking=False)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        place.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    except Timeout:
+        writer = read_file(place, MAX_SETTINGS).decode(errors="replace") or "another process"
+        raise InputError(
+            f"{writer} is writing into --path {path}: wait until it ends, or name another folder."
+        ) from None
+    except OSError as error:
+        raise WriteError(f"cannot write {place}: {error.strerror or error}.") from error
+    _locks[place] = lock
+
+
+def still_there(path: Path) -> None:
+    """Raises:
+    InputError: the folder was locked, and has been deleted or replaced since.
+    """
+    place = path.resolve() / LOCK
+    if place not in _locks:
+        return
+    try:
+        own = place.read_text().startswith(f"process {os.getpid()} ")
+    except FileNotFoundError:
+        own = False
+    if not own:
+        raise InputError(f"--path {path} was deleted while the run was writing into it: the run stops.")
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------
 
 
 def check_run(path: Path, args: dict, script: str, holds: tuple[str, ...], may_change: tuple[str, ...]) -> dict:
-    """Checks that a run of ``script`` may write into a folder; changes nothing.
+    """Checks that a run of ``script`` may write into a folder, and locks it if it is there; changes nothing.
 
     Args:
         args: every flag's value, "resume" among them.
@@ -20,38 +76,55 @@ def check_run(path: Path, args: dict, script: str, holds: tuple[str, ...], may_c
         The plain values for ``args.json``: the flags, but not how the run was started.
 
     Raises:
-        InputError: the folder holds another script's run, one with other settings, or one and ``resume`` is off.
+        InputError: the folder holds another script's run, one with other settings, or one and ``resume`` is off; or
+            another process writes into it.
     """
     values = {
         flag: str(value) if isinstance(value, Path) else value for flag, value in args.items() if flag != "resume"
     }
     values = {"script": script, **values}
+    _check(path, values, args["resume"], holds, may_change)
+    if path.exists():
+        lock_folder(path)
+        _check(path, values, args["resume"], holds, may_change)  # again: another process may have just ended
+    return values
+
+
+def _check(path: Path, values: dict, resume: bool, holds: tuple[str, ...], may_change: tuple[str, ...]) -> None:
     there = [name for name in holds if (path / name).exists()]
     earlier = _read_settings(path / "args.json")
-    if earlier and earlier.get("script") != script:
+    if earlier and earlier.get("script") != values["script"]:
         raise InputError(
             f"--path {path} holds a run of {earlier.get('script', 'another program')}: name another folder."
         )
     if not there:
-        return values
-    if not args["resume"]:
+        return
+    if not resume:
         raise InputError(f"--path {path} already holds a run: pass --resume to go on with it, or name another folder.")
     if not earlier or holds[0] not in there:
         missing = holds[0] if earlier else "args.json"
         raise InputError(f"--path {path} holds {there[0]} but no {missing} to go on from: name another folder.")
     for flag, value in values.items():
-        # A flag that the earlier run did not know yet says nothing of it.
-        if flag not in may_change and flag in earlier and earlier[flag] != value:
-            raise InputError(f"--resume needs the run's own settings: --{flag} was {earlier[flag]}, not {value}.")
-    return values
+        if flag not in may_change and earlier.get(flag) != value:
+            raise InputError(f"--resume needs the run's own settings: --{flag} was {earlier.get(flag)}, not {value}.")
 
 
 def open_run(path: Path, values: dict) -> None:
-    """Makes the folder and writes ``args.json``."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder --path {path}: {error.strerror}.") from error
+    """Makes the folder, if check_run found none, and writes ``args.json``.
+
+    Raises:
+        InputError: the folder cannot be made, or another process has just made it.
+    """
+    if path.resolve() / LOCK not in _locks:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise InputError(
+                f"cannot make the folder --path {path}: a file or another process's run is there."
+            ) from None
+        except OSError as error:
+            raise WriteError(f"cannot make the folder --path {path}: {error.strerror}.") from error
+        lock_folder(path)
     write_json(path / "args.json", values)
 
 
@@ -60,47 +133,70 @@ def _read_settings(path: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}, the settings of the run in that folder: {error}.") from error
+        values = json.loads(read_file(path, MAX_SETTINGS))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}; name another folder.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold the settings of a run: name another folder.")
     return values
+
+
+# --- Logs -----------------------------------------------------------------------------------------------------------
 
 
 class JsonLines:
     """A file of one JSON object a line, appended as the work goes on.
 
     Args:
-        keep: whether an object of an earlier run stays, by its number and itself. The first that does not, or a line
-            that is cut short, ends what is kept.
+        number: the key of a row's own number, which is that of its line, from 0; None if rows have none.
+        most: how many rows of an earlier life of the run stay; None: all.
     """
 
-    def __init__(self, path: Path, keep: Callable[[int, dict], bool]):
+    def __init__(self, path: Path, number: str | None = None, most: int | None = None):
         self.path = path
-        self.kept = list(read_lines(path, keep))
+        self.kept = list(read_lines(path, number))[:most]
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
 
     def append(self, row: dict) -> None:
         """Writes one object; keys whose value is None do not apply and are left out."""
         line = json.dumps({key: value for key, value in row.items() if value is not None})
+        still_there(self.path.parent)
         try:
             with self.path.open("a") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror or error}.") from error
+            raise WriteError(f"cannot write {self.path}: {error.strerror or error}.") from error
 
 
-def read_lines(path: Path, keep: Callable[[int, dict], bool] = lambda number, row: True) -> Iterator[dict]:
-    """The JSON objects of a file, one a line, up to the first that is not to be kept or is cut short; see JsonLines."""
-    if not path.is_file():
+def read_lines(path: Path, number: str | None = None) -> Iterator[dict]:
+    """The JSON objects of a file, one a line; none where there is no file. See :class:`JsonLines`.
+
+    A last line that is cut short, as by a process that was killed, is left out.
+
+    Raises:
+        InputError: another line is damaged, or is not the row that its place says.
+    """
+    if not path.exists():
         return
-    for number, line in enumerate(path.read_bytes().splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(row, dict) or not keep(number, row):
-            return
+    *lines, last = read_file(path, MAX_LOG).split(b"\n")
+    for place, line in enumerate([*lines, last] if _row(last) else lines):
+        row = _row(line)
+        if row is None:
+            raise InputError(
+                f"{path}, line {place + 1} is damaged: name another folder, or delete it and what follows."
+            )
+        if number is not None and row.get(number) != place:
+            raise InputError(
+                f"{path}, line {place + 1} has {number} {row.get(number)} where {place} belongs: another process has "
+                "written into it too; name another folder, or delete the line and what follows."
+            )
         yield row
+
+
+def _row(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None

@@ -151,7 +151,7 @@ def test_out_of_memory_is_one_sentence_with_a_remedy(error, capsys):
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        run(main, "onnas.py", "nothing was written.", less_memory="a larger --split_num needs less")
+        run(main, "onnas.py", "nothing was written.", less_memory=lambda: "a larger --split_num needs less")
     assert stop.value.code == 2
     assert capsys.readouterr().err == "onnas.py: error: out of memory: a larger --split_num needs less.\n"
 

@@ -1,9 +1,16 @@
 """The folder of a run: a new one, one to go on with, one to leave alone."""
 
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.run.run_directory import JsonLines, check_run, open_run
 
@@ -17,7 +24,7 @@ def check(folder, resume=True, script="a.py", **changes):
 
 
 def files(folder) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
 
 
 @pytest.fixture
@@ -78,8 +85,8 @@ def test_going_on_with_other_settings_is_refused_by_name(run, changes):
     assert_refused(run, f"--{flag}", **changes)
 
 
-def test_a_flag_that_the_earlier_run_did_not_know_says_nothing(run):
-    assert check(run, new=1)["new"] == 1
+def test_a_flag_that_the_earlier_run_did_not_know_is_another_setting(run):
+    assert_refused(run, "--new was None, not 1", new=1)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -115,48 +122,111 @@ def test_place_that_cannot_be_a_folder(tmp_path, place):
 # --- JSON lines -----------------------------------------------------------------------------------------------------
 
 
-def everything(number, row) -> bool:
-    return True
-
-
 def test_lines_are_appended_and_kept(tmp_path):
     path = tmp_path / "lines"
-    lines = JsonLines(path, keep=everything)
+    lines = JsonLines(path)
     assert lines.kept == []
     for number in range(4):
         lines.append({"a": number, "b": None})
     assert path.read_text() == '{"a": 0}\n{"a": 1}\n{"a": 2}\n{"a": 3}\n'
-    assert JsonLines(path, keep=lambda number, row: number < 3).kept == [{"a": 0}, {"a": 1}, {"a": 2}]
+    assert JsonLines(path, number="a", most=3).kept == [{"a": 0}, {"a": 1}, {"a": 2}]
     assert path.read_text() == '{"a": 0}\n{"a": 1}\n{"a": 2}\n'
 
 
-@pytest.mark.parametrize("cut", range(1, 9))
+@pytest.mark.parametrize("cut", range(1, 18))
 def test_last_line_cut_short_is_dropped(tmp_path, cut):
     path = tmp_path / "lines"
     path.write_text('{"a": 0}\n{"a": 1}\n'[:-cut])
-    lines = JsonLines(path, keep=everything)
-    assert lines.kept == [{"a": 0}, {"a": 1}][: len(lines.kept)]
+    lines = JsonLines(path, number="a")
+    assert lines.kept == [{"a": 0}, {"a": 1}][: 2 if cut == 1 else 1 if cut <= 10 else 0]
     lines.append({"a": 9})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [*lines.kept, {"a": 9}]
 
 
 def test_line_that_cannot_be_written(tmp_path):
-    lines = JsonLines(tmp_path / "lines", keep=everything)
+    lines = JsonLines(tmp_path / "lines")
     (tmp_path / "lines").unlink()
     (tmp_path / "lines").mkdir()
     with pytest.raises(InputError, match="lines"):
         lines.append({"a": 1})
 
 
-@pytest.mark.parametrize("garbage", [b"3\n", b"[1]\n", b"null\n", b'"a"\n', b"\xff\n", b"\0\n"])
-def test_line_of_something_else_ends_what_is_kept(tmp_path, garbage):
+@pytest.mark.parametrize("garbage", [b"3", b"[1]", b"null", b'"a"', b"\xff", b"\0", b"", b'{"a"', b"[" * 99_999])
+@pytest.mark.parametrize("after", [b"\n", b'\n{"a": 1}\n'])
+def test_line_of_something_else_is_refused_by_its_place(tmp_path, garbage, after):
     path = tmp_path / "lines"
-    path.write_bytes(b'{"a": 0}\n' + garbage)
-    assert JsonLines(path, keep=everything).kept == [{"a": 0}]
+    path.write_bytes(content := b'{"a": 0}\n' + garbage + after)
+    with pytest.raises(InputError, match="lines, line 2 is damaged"):
+        JsonLines(path)
+    assert path.read_bytes() == content
 
 
-def test_first_line_that_is_not_kept_ends_what_is_kept(tmp_path):
+@pytest.mark.parametrize("rows", ['{"a": 0}\n{"a": 0}\n', '{"a": 0}\n{"a": 2}\n', '{"a": 0}\n{"b": 1}\n{"a": 2}\n'])
+def test_rows_that_two_processes_wrote_are_refused(tmp_path, rows):
     path = tmp_path / "lines"
-    path.write_text('{"a": 0}\n{"a": 7}\n{"a": 2}\n')
-    assert JsonLines(path, keep=lambda number, row: row["a"] == number).kept == [{"a": 0}]
-    assert path.read_text() == '{"a": 0}\n'
+    path.write_text(rows)
+    with pytest.raises(InputError, match="lines, line 2 has a .* where 1 belongs"):
+        JsonLines(path, number="a")
+    assert path.read_text() == rows
+
+
+# --- One process at a time ------------------------------------------------------------------------------------------
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from utils.run.run_directory import check_run, open_run
+values = check_run(Path(sys.argv[1]), {"path": "x", "resume": True}, "a.py", ("state",), ())
+open_run(Path(sys.argv[1]), values)
+if os.fork() == 0:  # as a process that loads images does, this one outlives the one that it is of
+    time.sleep(60)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that writes into the folder "run"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+    )
+    process.stdout.readline()
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_second_process_is_refused_by_the_first_ones_name(writer, tmp_path):
+    before = files(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"process {writer.pid} on {socket.gethostname()} is writing into --path"):
+            check_run(tmp_path / "run", {"path": "x", "resume": True}, "a.py", ("state",), ())
+    assert files(tmp_path / "run") == before
+
+
+def test_lock_of_a_killed_process_does_not_block(writer, tmp_path):
+    writer.kill()
+    writer.wait()
+    check_run(tmp_path / "run", {"path": "x", "resume": True}, "a.py", ("state",), ())
+
+
+def test_run_that_another_process_made_meanwhile_is_left_alone(tmp_path):
+    values = check(tmp_path / "run", resume=False)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="another process's run"):
+        open_run(tmp_path / "run", values)
+    assert files(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_run_whose_folder_is_deleted_stops(tmp_path, made_again):
+    path = tmp_path / "run"
+    open_run(path, check(path))
+    lines = JsonLines(path / "lines")
+    lines.append({"a": 0})
+    shutil.rmtree(path)
+    if made_again:
+        path.mkdir()
+    with pytest.raises(InputError, match="run was deleted while"):
+        lines.append({"a": 1})
