@@ -20,7 +20,8 @@ DEVICES = ("auto", "cpu", "cuda")  # of --device
 # PyTorch has no exception of its own for a CPU without memory: what it and what it is built on say, in lower case.
 OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment", "bad_alloc"),
-    *("could not create a primitive", "could not create a memory", "can't start new thread"),
+    *("could not create a primitive", "could not execute a primitive", "could not create a memory"),  # oneDNN
+    "can't start new thread",
 )
 
 
@@ -124,18 +125,16 @@ def run(
             if not isinstance(error, (InputError, OSError)):
                 raise
             _end(f"{prog}: error: {error}", 2)
+        ran_out = True
     else:
-        return _succeed(prog)
-    # Outside of the handler, where the exception no longer keeps all that was in use.
-    limit = start.memory_limit()
-    _end(f"{prog}: error: out of memory{f' in {limit}' if limit else ''}: {less_memory()}.", 2)
-
-
-def _succeed(prog: str) -> None:
+        ran_out = False
+    if ran_out:  # outside of the handler, where the exception no longer keeps all that was in use
+        limit = start.memory_limit()
+        _end(f"{prog}: error: out of memory{f' in {limit}' if limit else ''}: {less_memory()}.", 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written
     lost = start.lost_output()
     if lost:
-        _end(f"{prog}: error: all is written, but standard output could not be: {lost.strerror}.", 2)
+        _end(f"{prog}: error: the work is done, but standard output cannot be written to: {lost.strerror}.", 2)
 
 
 def _end(last_words: str, status: int) -> NoReturn:

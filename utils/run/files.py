@@ -105,10 +105,10 @@ def opened(path: Path, at_most: int) -> Iterator[BinaryIO]:
     """Yields a file, opened to be read: one on a disk, of at most so many bytes.
 
     Raises:
-        InputError: there is none, it cannot be read, it is larger, or a folder, a pipe or a device, which may never end.
+        InputError: there is none, it cannot be read or is larger; or it is a folder, a pipe or a device: none may end.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:  # noqa: PTH123 - pathlib's open has no opener
+        with open(path, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path} is no file: expected one, no folder, pipe or device.")

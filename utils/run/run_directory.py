@@ -38,9 +38,7 @@ def lock_folder(path: Path) -> None:
         place.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except Timeout:
         writer = read_file(place, MAX_SETTINGS).decode(errors="replace") or "another process"
-        raise InputError(
-            f"{writer} is writing into --path {path}: wait until it ends, or name another folder."
-        ) from None
+        raise InputError(f"{writer} is writing into --path {path}: wait for its end, or name another folder.") from None
     except OSError as error:
         raise WriteError(f"cannot write {place}: {error.strerror or error}.") from error
     _locks[place] = lock
@@ -119,9 +117,7 @@ def open_run(path: Path, values: dict) -> None:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            raise InputError(
-                f"cannot make the folder --path {path}: a file or another process's run is there."
-            ) from None
+            raise InputError(f"cannot make --path {path}: a file, or another process's run, is there.") from None
         except OSError as error:
             raise WriteError(f"cannot make the folder --path {path}: {error.strerror}.") from error
         lock_folder(path)
@@ -184,7 +180,7 @@ def read_lines(path: Path, number: str | None = None) -> Iterator[dict]:
         row = _row(line)
         if row is None:
             raise InputError(
-                f"{path}, line {place + 1} is damaged: name another folder, or delete it and what follows."
+                f"{path}, line {place + 1} is damaged: delete it and what follows, or name another folder."
             )
         if number is not None and row.get(number) != place:
             raise InputError(

@@ -24,7 +24,7 @@ _rehearsing = False  # whether this process only tries out the imports
 
 
 def begin(prog: str) -> None:
-    """Prepares the process of the script ``prog``; ends it where PyTorch cannot be imported in the memory it may use."""
+    """Prepares a script's process; ends it where its memory limit is too low for PyTorch."""
     open_standard_streams()
     warnings.showwarning = _show_warning
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it

@@ -165,7 +165,7 @@ def test_line_of_something_else_is_refused_by_its_place(tmp_path, garbage, after
 def test_rows_that_two_processes_wrote_are_refused(tmp_path, rows):
     path = tmp_path / "lines"
     path.write_text(rows)
-    with pytest.raises(InputError, match="lines, line 2 has a .* where 1 belongs"):
+    with pytest.raises(InputError, match=r"lines, line 2 has a .* where 1 belongs"):
         JsonLines(path, number="a")
     assert path.read_text() == rows
 
