@@ -148,14 +148,14 @@ def search_few_shot_tasks(args, device):
         make_export_folder(args.export)
         remember_run(args.path)
         open_run(args.path, values)
-        return values, JsonLines(args.path / "tasks.jsonl", number="task")
+        return values, JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
 
     values, log = ranks.from_first(open_or_resume)
     rows = log.kept
     left = range(len(rows), args.eval_epochs)
     batches = iter(episode_loader(tasks, ranks.share(left), workers=args.workers))
     if ranks.is_first:
-        examples = JsonLines(args.path / "examples.jsonl", most=len(rows))
+        examples = JsonLines(args.path / "examples.jsonl", keep=lambda number, _: number < len(rows))
         board = Board(args.path / "tb", network, len(rows))
 
     def search(task):

@@ -277,7 +277,7 @@ def main():
 
     values, meta_cell, first = ranks.from_first(open_or_resume)
     if ranks.is_first:
-        metrics = JsonLines(args.path / "metrics.jsonl", number="meta_epoch", most=first)
+        metrics = JsonLines(args.path / "metrics.jsonl", keep=lambda number, row: number < first)
         board = Board(args.path / "tb", settings, first)
         save(first)
 

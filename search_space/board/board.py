@@ -105,7 +105,7 @@ class FullTaskBoard:
         self.events = EventLog(folder, first)
         remove_runs(folder, first)
         folder.mkdir(parents=True, exist_ok=True)
-        self._expected = JsonLines(folder / "expected.jsonl", most=max(0, first - search.warm_up_epochs))
+        self._expected = JsonLines(folder / "expected.jsonl", keep=lambda number, row: row.get("epoch") in range(first))
         self._choices = Choices()
         search.search.on_step = self._choices.note
 

@@ -190,7 +190,7 @@ def epoch_log(path: Path, epochs: int) -> JsonLines:
     Raises:
         InputError: it lacks one of them.
     """
-    log = JsonLines(path, number="epoch", most=epochs)
+    log = JsonLines(path, keep=lambda number, row: row.get("epoch") == number < epochs)
     if len(log.kept) < epochs:
         raise InputError(f"{path} lacks epoch {len(log.kept)}, which its checkpoint has: name another folder.")
     return log

@@ -1,7 +1,6 @@
 """What the files in a run's folder say, of a run that is finished or not."""
 
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 
@@ -53,7 +52,7 @@ def read_run(path: Path) -> RunFiles:
     if kind not in SETTINGS:
         raise InputError(f"{path / 'args.json'} is not of a run of {WRITER}: name the folder of one (its --path).")
     read_rows(path / "args.json", *SETTINGS[kind], writer=WRITER)
-    logs = {name: list(takewhile(_with(keys), read_lines(path / f"{name}.jsonl"))) for name, keys in LOGS.items()}
+    logs = {name: list(read_lines(path / f"{name}.jsonl", _with(keys))) for name, keys in LOGS.items()}
     results = path / "results.json"
     figures = read_rows(results, "settings", writer=WRITER)[0] if results.exists() else {}
     if kind == TFML:
@@ -67,7 +66,7 @@ def read_run(path: Path) -> RunFiles:
 
 
 def _with(keys: tuple[str, ...]):
-    return lambda row: all(key in row for key in keys)
+    return lambda number, row: all(key in row for key in keys)
 
 
 def _few_shot_so_far(rows: list[dict]) -> dict:

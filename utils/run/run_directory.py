@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,7 +13,6 @@ from utils.run.files import read_file, replacing, write_json
 
 LOCK = ".lock"  # in the folder; it stays there, and says which process holds or held it
 MAX_SETTINGS = 2**20  # bytes of args.json
-MAX_LOG = 2**30  # bytes of a log
 
 _locks: dict[Path, FileLock] = {}  # held until this process ends, however it ends
 
@@ -144,13 +143,13 @@ class JsonLines:
     """A file of one JSON object a line, appended as the work goes on.
 
     Args:
-        number: the key of a row's own number, which is that of its line, from 0; None if rows have none.
-        most: how many rows of an earlier life of the run stay; None: all.
+        keep: whether an object of an earlier run stays, by its number and itself. The first that does not, or a line
+            that is cut short, ends what is kept.
     """
 
-    def __init__(self, path: Path, number: str | None = None, most: int | None = None):
+    def __init__(self, path: Path, keep: Callable[[int, dict], bool]):
         self.path = path
-        self.kept = list(read_lines(path, number))[:most]
+        self.kept = list(read_lines(path, keep))
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
 
@@ -162,37 +161,18 @@ class JsonLines:
             with self.path.open("a") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise WriteError(f"cannot write {self.path}: {error.strerror or error}.") from error
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}.") from error
 
 
-def read_lines(path: Path, number: str | None = None) -> Iterator[dict]:
-    """The JSON objects of a file, one a line; none where there is no file. See :class:`JsonLines`.
-
-    A last line that is cut short, as by a process that was killed, is left out.
-
-    Raises:
-        InputError: another line is damaged, or is not the row that its place says.
-    """
-    if not path.exists():
+def read_lines(path: Path, keep: Callable[[int, dict], bool] = lambda number, row: True) -> Iterator[dict]:
+    """The JSON objects of a file, one a line, up to the first that is not to be kept or is cut short; see JsonLines."""
+    if not path.is_file():
         return
-    *lines, last = read_file(path, MAX_LOG).split(b"\n")
-    for place, line in enumerate([*lines, last] if _row(last) else lines):
-        row = _row(line)
-        if row is None:
-            raise InputError(
-                f"{path}, line {place + 1} is damaged: delete it and what follows, or name another folder."
-            )
-        if number is not None and row.get(number) != place:
-            raise InputError(
-                f"{path}, line {place + 1} has {number} {row.get(number)} where {place} belongs: another process has "
-                "written into it too; name another folder, or delete the line and what follows."
-            )
+    for number, line in enumerate(path.read_bytes().splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(row, dict) or not keep(number, row):
+            return
         yield row
-
-
-def _row(line: bytes) -> dict | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
