@@ -103,7 +103,7 @@ BY_ENDING: dict[str, tuple[Callable, ...]] = {
 def files(kinds: Kinds, times: int, draws: random.Random) -> Iterator[Outcome]:
     """One damaged file each, and a command that reads it: done, or refused in a sentence."""
     readers = cycle((resumed, resumed, resumed, shown, tabled, trained, prepared, searched_from))
-    for number, reader in zip(range(times), readers):
+    for number, reader in zip(range(times), readers, strict=False):
         place = kinds.folder / f"files{number}"
         place.mkdir()
         file, command = reader(kinds, place, draws)

@@ -134,7 +134,7 @@ def run(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written
     lost = start.lost_output()
     if lost:
-        _end(f"{prog}: error: the work is done, but standard output cannot be written to: {lost.strerror}.", 2)
+        _end(f"{prog}: error: the work is done, but {lost}.", 2)
 
 
 def _end(last_words: str, status: int) -> NoReturn:

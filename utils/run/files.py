@@ -113,7 +113,7 @@ def opened(path: Path, at_most: int) -> Iterator[BinaryIO]:
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path} is no file: expected one, no folder, pipe or device.")
             if status.st_size > at_most:
-                raise InputError(f"{path} has {status.st_size} bytes: expected at most {at_most}.")
+                raise InputError(f"{path} is too large, {status.st_size} bytes: expected at most {at_most}.")
             yield file
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error

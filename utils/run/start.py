@@ -4,15 +4,18 @@ From here on Ctrl-C, a memory limit in which PyTorch does not fit, a closed stan
 written to, and a library's warning each end in one line, or in none.
 """
 
-import contextlib
+from __future__ import annotations
+
+import _signal as signal  # in C; signal.py takes as long to import as Python to start, and Ctrl-C could come meanwhile
 import os
 import resource
-import signal
 import sys
 import time
-import warnings
-from types import TracebackType
-from typing import NoReturn, TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import NoReturn, TextIO
 
 MIB = 2**20
 ULIMITS = {"v": resource.RLIMIT_AS, "d": resource.RLIMIT_DATA}  # by the letter of the shell's ulimit
@@ -25,10 +28,12 @@ _rehearsing = False  # whether this process only tries out the imports
 
 def begin(prog: str) -> None:
     """Prepares a script's process; ends it where its memory limit is too low for PyTorch."""
-    open_standard_streams()
-    warnings.showwarning = _show_warning
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
         signal.signal(signal.SIGINT, lambda *_: _leave(f"{prog}: interrupted before it began.", 130))
+    open_standard_streams()
+    import warnings  # here, as what comes before it is not in one line when Ctrl-C comes
+
+    warnings.showwarning = _show_warning
     limit = memory_limit()
     if limit is not None and "torch" not in sys.modules and not _rehearse_imports():
         _leave(f"{prog}: error: out of memory: PyTorch does not fit in {limit}: raise the limit.", 2)
@@ -44,7 +49,7 @@ def imports_are_done() -> None:
     sys.unraisablehook = _interrupt_again
 
 
-def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
     """In a destructor or a callback KeyboardInterrupt is lost: it is raised once more, when that is over."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, 0.01)
@@ -59,10 +64,11 @@ def _show_warning(message: Warning | str, category: type, filename: str, lineno:
 
 def _leave(last_words: str, status: int) -> NoReturn:
     """Ends the process where nothing has been begun; of torchrun's processes the first says so."""
-    if os.environ.get("RANK", "0") == "0":
-        with contextlib.suppress(OSError):
+    try:
+        if os.environ.get("RANK", "0") == "0":
             os.write(2, f"{last_words}\n".encode())
-    os._exit(status)
+    finally:
+        os._exit(status)
 
 
 # --- Standard streams -----------------------------------------------------------------------------------------------
@@ -110,10 +116,13 @@ def open_standard_streams() -> None:
             setattr(sys, name, SteadyStream(stream or open(os.devnull, "w")))  # noqa: PTH123, SIM115 - until the end
 
 
-def lost_output() -> OSError | None:
-    """Why something that was printed to standard output could not be written; None if all was."""
-    sys.stdout.flush()
-    return sys.stdout.error
+def lost_output() -> str | None:
+    """Which standard stream cannot be written to, and why; None where all that was printed has been written."""
+    for name, stream in (("output", sys.stdout), ("error", sys.stderr)):
+        stream.flush()
+        if stream.error is not None:
+            return f"standard {name} cannot be written to: {stream.error.strerror}"
+    return None
 
 
 # --- Memory limits --------------------------------------------------------------------------------------------------
