@@ -1,18 +1,14 @@
 """Runs that are killed, interrupted, or started twice in one folder."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
 from tests.campaign.judging import Outcome, damaged_logs, problem_of
-from tests.campaign.runs import Kind, Kinds, as_shell
-from tests.conftest import ROOT, Finished
+from tests.campaign.runs import Kind, Kinds, as_shell, real_process
 
 LONGEST_CHAIN = 4  # kills of one run, before it is finished and compared
 
@@ -75,25 +71,9 @@ def interrupts(kinds: Kinds, times: int, draws: random.Random) -> Iterator[Outco
         path = kinds.folder / f"interrupted{number}"
         command = kind.command(path, "--resume", "--workers", draws.randint(0, 1))
         moment = draws.uniform(0.1, 2) if draws.random() < 0.5 else draws.uniform(2, 5 + kind.seconds)
-        finished = interrupted(command, moment)
+        finished = real_process(command, interrupted_after=moment)
         problem = problem_of(finished, (0, 130))
         words = [line for line in finished.stderr.splitlines() if "interrupted" in line]
         if not problem and (len(words) != 1) == (finished.status == 130):
             problem = f"not one line: {finished.stderr[-300:]!r}"
         yield Outcome(f"{as_shell(command)}, Ctrl-C after {moment:.2f} s", problem)
-
-
-def interrupted(command: list, moment: float) -> Finished:
-    """A real process that gets SIGINT, and whose workers do, as from a terminal."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, **pipes) as process:
-        time.sleep(moment)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-        try:
-            stdout, stderr = process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            stdout, stderr = process.communicate()
-    return Finished(process.returncode, stdout, stderr)

@@ -1,6 +1,5 @@
 """Runs within a limit of memory, from one in which PyTorch cannot be imported to one that is enough."""
 
-import os
 import random
 import resource
 import subprocess
@@ -9,8 +8,8 @@ from collections.abc import Iterator
 from itertools import cycle
 
 from tests.campaign.judging import Outcome, problem_of
-from tests.campaign.runs import Kinds, as_shell
-from tests.conftest import ROOT, Finished
+from tests.campaign.runs import Kinds, as_shell, real_process
+from tests.conftest import ROOT
 
 MIB = 2**20
 SMALLEST = 100
@@ -29,22 +28,5 @@ def memory(kinds: Kinds, times: int, draws: random.Random) -> Iterator[Outcome]:
         need = needs[letter]
         limit = draws.randint(SMALLEST, need) if number % 2 else draws.randint(int(0.9 * need), int(1.2 * need))
         command = kind.command(kinds.folder / f"limited{number}")
-        finished = limited(command, ULIMITS[letter], limit * MIB)
+        finished = real_process(command, {ULIMITS[letter]: limit * MIB})
         yield Outcome(f"ulimit -{letter} {limit * 1024}; {as_shell(command)}", problem_of(finished))
-
-
-def limited(command: list, which: int, limit: int) -> Finished:
-    """A real process with a limit of memory."""
-    try:
-        done = subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            preexec_fn=lambda: resource.setrlimit(which, (limit, limit)),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    except subprocess.TimeoutExpired:
-        return Finished(-9, "", "")
-    return Finished(done.returncode, done.stdout, done.stderr)

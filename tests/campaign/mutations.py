@@ -57,24 +57,15 @@ def swap_rows(path: Path, draws: random.Random) -> None:
 
 def change_value(path: Path, draws: random.Random) -> None:
     """Another value, of another kind too, somewhere in one of the objects of the file."""
-    rows = (
-        [json.loads(line) for line in path.read_text().splitlines()]
-        if path.suffix == ".jsonl"
-        else [json.loads(path.read_text())]
-    )
-    value = draws.choice(rows)
-    while True:
-        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-        if not keys:
-            break
-        key = draws.choice(keys)
-        if isinstance(value[key], (dict, list)) and value[key] and draws.random() < 0.7:
-            value = value[key]
-            continue
-        value[key] = draws.choice(HUGE)
-        break
-    indent = None if path.suffix == ".jsonl" else 2
-    path.write_text("\n".join(json.dumps(row, indent=indent) for row in rows) + "\n")
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    rows = [json.loads(line) for line in lines]
+    holder = draws.choice(rows)
+    key = draws.choice(list(holder))
+    while isinstance(holder[key], (dict, list)) and holder[key] and draws.random() < 0.7:
+        holder = holder[key]
+        key = draws.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+    holder[key] = draws.choice(HUGE)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def inflate(path: Path, draws: random.Random) -> None:
@@ -108,11 +99,9 @@ def files(kinds: Kinds, times: int, draws: random.Random) -> Iterator[Outcome]:
         place.mkdir()
         file, command = reader(kinds, place, draws)
         mutate = draws.choice(BY_ENDING.get(file.suffix, ANY))
-        before = draws.getstate()
         mutate(file, draws)
         finished = kinds.scripts.run(*command)
-        how = f"{mutate.__name__} of {file} (draw {hash(before) % 10**6}): {as_shell(command)}"
-        yield Outcome(how, problem_of(finished))
+        yield Outcome(f"{mutate.__name__} of {file}: {as_shell(command)}", problem_of(finished))
 
 
 def resumed(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list]:

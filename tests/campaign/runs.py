@@ -1,5 +1,12 @@
 """Tiny runs of each kind: meta-training, few-shot tasks, a full task."""
 
+import contextlib
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from tests import test_onnas, test_onnas_full_task, test_tfml
-from tests.conftest import Scripts
+from tests.conftest import ROOT, Finished, Scripts
+
+HANGS = 120  # seconds, after which a real process hangs: all of it takes ten
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,34 @@ class Kinds:
 
 def as_shell(command: list) -> str:
     """A command as it is typed."""
-    return "python " + " ".join(
-        repr(str(word)) if set(str(word)) & set(" '\"") or not str(word) else str(word) for word in command
-    )
+    return f"python {shlex.join(map(str, command))}"
+
+
+def real_process(
+    command: list, limits: dict[int, int] | None = None, interrupted_after: float | None = None
+) -> Finished:
+    """Runs a command as a process that has everything yet to import.
+
+    Args:
+        limits: bytes, by the constants of resource. interrupted_after: seconds, after which Ctrl-C is pressed.
+    """
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+        for which, limit in (limits or {}).items():
+            resource.setrlimit(which, (limit, limit))
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    argv = [sys.executable, *map(str, command)]
+    with subprocess.Popen(argv, cwd=ROOT, env=environment, preexec_fn=prepare, **pipes) as process:
+        with contextlib.suppress(ProcessLookupError):
+            if interrupted_after is not None:
+                time.sleep(interrupted_after)
+                os.killpg(process.pid, signal.SIGINT)  # its workers, too, get it from a terminal
+        try:
+            stdout, stderr = process.communicate(timeout=HANGS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+    return Finished(process.returncode, stdout, stderr)
