@@ -11,7 +11,7 @@ from itertools import cycle
 from pathlib import Path
 
 from tests.campaign.judging import Outcome, problem_of
-from tests.campaign.runs import Kind, Kinds, as_shell
+from tests.campaign.runs import Kinds, as_shell
 
 HUGE = [10**20, -1, 1e308, None, True, "x", [], {}, [[]], "\ud800", "<script>", "9" * 5000]
 
@@ -93,8 +93,8 @@ BY_ENDING: dict[str, tuple[Callable, ...]] = {
 
 def files(kinds: Kinds, times: int, draws: random.Random) -> Iterator[Outcome]:
     """One damaged file each, and a command that reads it: done, or refused in a sentence."""
-    readers = cycle((resumed, resumed, resumed, shown, tabled, trained, prepared, searched_from))
-    for number, reader in zip(range(times), readers, strict=False):
+    readers = (of_a_run, of_a_run, of_a_run, trained, prepared, searched_from)
+    for number, reader in zip(range(times), cycle(readers), strict=False):
         place = kinds.folder / f"files{number}"
         place.mkdir()
         file, command = reader(kinds, place, draws)
@@ -104,25 +104,13 @@ def files(kinds: Kinds, times: int, draws: random.Random) -> Iterator[Outcome]:
         yield Outcome(f"{mutate.__name__} of {file}: {as_shell(command)}", problem_of(finished))
 
 
-def resumed(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list]:
-    kind = draws.choice(kinds.each)
-    return damaged_copy(kind, place, draws), kind.command(place / "run", "--resume")
-
-
-def shown(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list]:
-    return damaged_copy(draws.choice(kinds.each), place, draws), ["utils/report/__main__.py", place / "run"]
-
-
-def tabled(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list]:
-    file = damaged_copy(draws.choice(kinds.each), place, draws)
-    return file, ["utils/tables/__main__.py", place / "run", "--path", place / "tables"]
-
-
-def damaged_copy(kind: Kind, place: Path, draws: random.Random) -> Path:
-    """A file of a copy of a finished run, which is to be damaged."""
-    shutil.copytree(kind.reference, place / "run")
-    endings = (".json", ".jsonl", ".pt", ".txt")
-    return draws.choice([file for file in sorted((place / "run").iterdir()) if file.suffix in endings])
+def of_a_run(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list]:
+    """A file of a finished run, which is gone on with, shown or put into tables."""
+    kind, run = draws.choice(kinds.each), place / "run"
+    shutil.copytree(kind.reference, run)
+    file = draws.choice([file for file in sorted(run.iterdir()) if file.suffix in (".json", ".jsonl", ".pt", ".txt")])
+    shows = ["utils/report/__main__.py", run], ["utils/tables/__main__.py", run, "--path", place / "tables"]
+    return file, draws.choice((kind.command(run, "--resume"), *shows))
 
 
 def searched_from(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list]:
