@@ -124,7 +124,7 @@ def run(
         if not memory_ran_out(error):
             if not isinstance(error, (InputError, OSError)):
                 raise
-            _end(f"{prog}: error: {error}", 2)
+            _end(f"{prog}: error: {_sentence(error)}", 2)
         ran_out = True
     else:
         ran_out = False
@@ -135,6 +135,13 @@ def run(
     lost = start.lost_output()
     if lost:
         _end(f"{prog}: error: the work is done, but {lost}.", 2)
+
+
+def _sentence(error: Exception) -> str:
+    """An error's own words; of the system's, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error)
 
 
 def _end(last_words: str, status: int) -> NoReturn:

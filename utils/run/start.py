@@ -31,6 +31,7 @@ def begin(prog: str) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
         signal.signal(signal.SIGINT, lambda *_: _leave(f"{prog}: interrupted before it began.", 130))
     open_standard_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     import warnings  # here, as what comes before it is not in one line when Ctrl-C comes
 
     warnings.showwarning = _show_warning

@@ -144,6 +144,11 @@ def test_full_standard_error_loses_no_work(work):
     assert work.read_text() == "whole"
 
 
+def test_name_that_is_no_text_can_be_printed():
+    process = start("", "print('caf\\udce9')")
+    assert process.communicate(timeout=60) == ("caf\\udce9\n", "")
+
+
 def test_closed_streams_are_not_taken_for_the_next_files(work):
     process = start("", f"{WORK}\nos.write(2, b'from native code')", preexec_fn=lambda: os.closerange(0, 3))
     assert process.wait(60) == 0
