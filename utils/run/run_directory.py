@@ -30,9 +30,12 @@ def lock_folder(path: Path) -> None:
     place = path.resolve() / LOCK
     if place in _locks:
         return
-    lock = FileLock(place, blocking=False)
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot make the folder --path {path}: {error.strerror}.") from error
+    lock = FileLock(place, blocking=False)
+    try:
         lock.acquire()
         place.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except Timeout:
@@ -107,19 +110,15 @@ def _check(path: Path, values: dict, resume: bool, holds: tuple[str, ...], may_c
 
 
 def open_run(path: Path, values: dict) -> None:
-    """Makes the folder, if check_run found none, and writes ``args.json``.
+    """Makes and locks the folder, if check_run found none, and writes ``args.json``.
 
     Raises:
-        InputError: the folder cannot be made, or another process has just made it.
+        InputError: the folder cannot be made, or another process has just begun a run there.
     """
     if path.resolve() / LOCK not in _locks:
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise InputError(f"cannot make --path {path}: a file, or another process's run, is there.") from None
-        except OSError as error:
-            raise WriteError(f"cannot make the folder --path {path}: {error.strerror}.") from error
         lock_folder(path)
+        if (path / "args.json").exists():
+            raise InputError(f"another process has just begun a run in --path {path}: name another folder.")
     write_json(path / "args.json", values)
 
 

@@ -213,9 +213,10 @@ def test_lock_of_a_killed_process_does_not_block(writer, tmp_path):
 def test_run_that_another_process_made_meanwhile_is_left_alone(tmp_path):
     values = check(tmp_path / "run", resume=False)
     (tmp_path / "run").mkdir()
-    with pytest.raises(InputError, match="another process's run"):
+    (tmp_path / "run/args.json").write_text("theirs")
+    with pytest.raises(InputError, match="another process has just begun"):
         open_run(tmp_path / "run", values)
-    assert files(tmp_path / "run") == {}
+    assert files(tmp_path / "run") == {"args.json": b"theirs"}
 
 
 @pytest.mark.parametrize("made_again", [False, True])
