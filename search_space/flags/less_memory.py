@@ -2,26 +2,27 @@
 
 from collections.abc import Mapping
 
-LARGE_CHANNELS = 4  # what --init_channels could still be lowered to, if it is larger
+# What needs the least; a flag that is absent, or None, counts as that.
+LEAST = {"tasks_at_once": 1, "workers": 0, "batch_size": 2, "init_channels": 4}
+NAMED = 3  # of what would help, the first so many
 
 
 def less_memory(flags: Mapping[str, object]) -> str:
-    """One clause that names the flags of a run of onnas.py or tfml.py that would lower its memory.
+    """A clause that names the flags that would lower the memory of a run of tfml.py or onnas.py.
 
     Args:
-        flags: every flag's value, by name; one that the script does not have, or that is not given, is absent or None.
+        flags: every flag's value by its name, as args.json has them.
     """
-    value = {"split_num": 1, "batch_size": 2, "tasks_at_once": 1, "workers": 0, "init_channels": 0, **flags}
+    asked = {name: flags.get(name) or least for name, least in LEAST.items()}
     helps = {
-        "--step_by_step 1": value.get("step_by_step") == 0 and value.get("search") != "pcdarts",
-        "--schedule leanest": value.get("step_by_step") == 1 and value.get("schedule") != "leanest",
-        "--memory_budget MIB": value.get("memory_budget", 0) is None,
-        f"a larger --split_num than {value['split_num'] or 1}": "split_num" in flags
-        and (value["split_num"] or 1) < (value["batch_size"] or 2),
-        "--tasks_at_once 1": (value["tasks_at_once"] or 1) > 1,
-        "--workers 0": value["workers"] > 0,
-        f"a smaller --batch_size than {value['batch_size']}": (value["batch_size"] or 2) > 2,
-        f"a smaller --init_channels than {value['init_channels']}": (value["init_channels"] or 0) > LARGE_CHANNELS,
+        "--step_by_step 1": flags.get("step_by_step") == 0 and flags.get("search") != "pcdarts",
+        "--schedule leanest": flags.get("step_by_step") == 1 and flags.get("schedule") != "leanest",
+        "a larger --split_num": "split_num" in flags and (flags["split_num"] or 1) < asked["batch_size"] // 2,
+        "--memory_budget MIB": "memory_budget" in flags and flags["memory_budget"] is None,
+        "--tasks_at_once 1": asked["tasks_at_once"] > 1,
+        "--workers 0": asked["workers"] > 0,
+        "a smaller --batch_size": asked["batch_size"] > LEAST["batch_size"],
+        "a smaller --init_channels": asked["init_channels"] > LEAST["init_channels"],
     }
-    named = [help_ for help_, is_left in helps.items() if is_left][:3]
-    return f"{' or '.join(named)} needs less" if named else "nothing but a machine with more memory helps"
+    left = [name for name, is_left in helps.items() if is_left][:NAMED]
+    return f"{' or '.join(left)} needs less" if left else "only a machine with more memory helps"
