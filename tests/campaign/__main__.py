@@ -29,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.campaign", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=tuple(CAMPAIGNS), default=tuple(CAMPAIGNS))
     parser.add_argument("--seed", type=int, default=0, help="of what is tried")
-    parser.add_argument("--times", type=int, help="how often each is tried (default: as the table of the issue says)")
+    parser.add_argument("--times", type=int, help="how often each is tried (default: its own number, 10 to 300)")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="campaign"))
     scripts = Scripts(folder)
