@@ -11,6 +11,11 @@ search.jsonl, derived.jsonl (a line an epoch), genotype.json, .txt and .png, res
 what --resume needs. Both write TensorBoard events into tb/.
 """
 
+from utils.run import start
+
+if __name__ == "__main__":
+    start.begin("onnas.py")  # before PyTorch is imported
+
 import json
 import time
 from collections import Counter
@@ -27,6 +32,7 @@ from models.textbook_norm import count_macs, with_textbook_norm
 from search_space.board.board import Board, FullTaskBoard, record_of
 from search_space.build import build_supernet, load_meta_cell
 from search_space.evaluation import network_figures, search_task, start_task
+from search_space.flags.less_memory import less_memory
 from search_space.flags.onnas import (
     add_onnas_flags,
     check_agreement,
@@ -462,5 +468,5 @@ if __name__ == "__main__":
         main,
         "onnas.py",
         "--resume goes on after the last whole task or epoch.",
-        less_memory="--step_by_step 1, a larger --split_num or --memory_budget MIB needs less",
+        less_memory=lambda: less_memory(vars(parse_args())),
     )

@@ -8,6 +8,11 @@ and report.html. On a CPU the meta-cell is the same for any number of processes:
 OMP_NUM_THREADS says otherwise.
 """
 
+from utils.run import start
+
+if __name__ == "__main__":
+    start.begin("tfml.py")  # before PyTorch is imported
+
 import math
 import time
 from dataclasses import asdict, replace
@@ -24,6 +29,7 @@ from search_space.board.board import Board
 from search_space.board.search_record import SearchRecord
 from search_space.build import build_supernet, check_meta_cell, load_meta_cell
 from search_space.evaluation import network_figures, search_task
+from search_space.flags.less_memory import less_memory
 from search_space.flags.shared import (
     add_run_flags,
     add_search_flags,
@@ -381,5 +387,5 @@ if __name__ == "__main__":
         main,
         "tfml.py",
         "--resume goes on after the last whole meta-epoch.",
-        less_memory="a smaller --batch_size or --init_channels needs less",
+        less_memory=lambda: less_memory(vars(parse_args())),
     )

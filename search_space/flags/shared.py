@@ -5,8 +5,7 @@ from pathlib import Path
 
 from search_space.normalizers import ANNEAL_MODES, NORMALIZERS, Normalizer
 from search_space.task_search import SearchSettings
-from utils.run import device
-from utils.run.cli import ArgumentParser, folder, real, switch, whole
+from utils.run.cli import DEVICES, ArgumentParser, folder, real, switch, whole
 
 # The published settings. test_batch_size is the task batch of testing; miniImageNet's is 5 with one shot.
 PRESETS = {
@@ -53,7 +52,7 @@ def add_run_flags(parser: ArgumentParser, path: str) -> None:
     group.add_argument("--path", type=folder, default=Path(path), help="folder that everything is written into")
     group.add_argument("--name", default="", help="a name for the run in the progress bar and in args.json")
     group.add_argument("--seed", type=whole(0), default=21, help="of every random draw")
-    group.add_argument("--device", choices=device.CHOICES, default="auto", help="auto: a GPU where there is one")
+    group.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     group.add_argument(
         "--tf32", type=switch, default=0, help="1: a GPU rounds what it multiplies to TF32, 11 of float32's 24 bits"
     )
