@@ -11,6 +11,11 @@ search.jsonl, derived.jsonl (a line an epoch), genotype.json, .txt and .png, res
 what --resume needs. Both write TensorBoard events into tb/.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("onnas.py")  # before PyTorch is imported
+
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -25,18 +30,19 @@ from search_space.agreement import searched_network
 from search_space.board.board import Board, record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.declare import FULL
+from search_space.flags.less_memory import less_memory
 from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
 from search_space.full_task.plan import FullTaskPlan, data_digest, derived_settings, plan_full_task
 from search_space.full_task.run import run_search, train_derived
 from search_space.genotype import save_genotype
 from search_space.memory.fit import plan_search
 from search_space.memory.size import Size
+from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
 from search_space.settings import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episodes, few_shot_tasks
 from utils.data.full_task_data import DATASETS, FullTask, load_full_task, stratified_halves
 from utils.draws import derive_seed
-from utils.errors import InputError
 from utils.export import check_export_path, export_network
 from utils.pictures.cell_picture import draw_genotype
 from utils.report.page import write_report
@@ -55,45 +61,14 @@ from utils.run.device import choose_device, device_name
 from utils.run.files import file_digest
 from utils.run.progress import progress_bar
 from utils.run.ranks import join_ranks
-from utils.run.run_directory import check_run, open_run
-from utils.run.torchrun import is_restarted, refuse_processes, remember_run
+from utils.run.run_directory import open_run
+from utils.run.torchrun import refuse_processes, remember_run
 
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
 
 
 def parse_args() -> OnnasFlags:
     return parse_onnas_flags(__doc__.splitlines()[0], {"fewshot": tuple(INPUT_SHAPES), "full": DATASETS})
-
-
-def checked_values(flags: OnnasFlags, settings: SearchSettings, log: str, found: dict[str, object]) -> dict:
-    """The values for args.json of a run that may write into --path.
-
-    Args:
-        settings: what is run; a memory budget has chosen its schedule.
-        log: the file that such a run writes first.
-        found: further values that the run's identity depends on.
-
-    Raises:
-        InputError: the folder holds something else, or --export cannot be written.
-    """
-    of_runs = dict.fromkeys((log, "tasks.jsonl", "search.jsonl", "derived.jsonl", "results.json"))
-    values = {
-        **flags.as_dict(),
-        **found,
-        "split_num": settings.schedule.split_num,
-        "schedule": settings.schedule.name,
-        # What counts is the content, not the place: a run is not to go on with others.
-        "meta_cell (SHA-256)": flags.kind.meta_cell and file_digest(flags.kind.meta_cell),
-        "resume": flags.run.resume or is_restarted(flags.run.path),
-    }
-    values = check_run(flags.run.path, values, "onnas.py", tuple(of_runs), flags.may_change())
-    export = flags.derived.export
-    if export is not None:  # one that cannot be made is to be known before the search
-        try:
-            export.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder of --export {export}: {error.strerror}.") from error
-    return values
 
 
 def say_if_lowered(asked: int, size: Size, settings: SearchSettings) -> None:
@@ -344,5 +319,5 @@ if __name__ == "__main__":
         main,
         "onnas.py",
         "--resume goes on after the last whole task or epoch.",
-        less_memory="--step_by_step 1, a larger --split_num or --memory_budget MIB needs less",
+        less_memory=lambda: less_memory(parse_args().as_dict()),
     )

@@ -8,6 +8,11 @@ and report.html. On a CPU the meta-cell is the same for any number of processes:
 OMP_NUM_THREADS says otherwise.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("tfml.py")  # before PyTorch is imported
+
 import time
 from dataclasses import asdict
 from itertools import chain
@@ -19,6 +24,7 @@ from models.supernet import EDGES, PAIRS, SupernetSettings
 from search_space.board.board import Board
 from search_space.board.search_record import SearchRecord
 from search_space.evaluation import TEST_TASK, Start, search_task
+from search_space.flags.less_memory import less_memory
 from search_space.flags.tfml import TfmlFlags, parse_tfml_flags
 from search_space.meta.batched_search import adapt_tasks
 from search_space.primitives import FEW_SHOT
@@ -272,5 +278,5 @@ if __name__ == "__main__":
         main,
         "tfml.py",
         "--resume goes on after the last whole meta-epoch.",
-        less_memory="a smaller --batch_size or --init_channels needs less",
+        less_memory=lambda: less_memory(parse_args().as_dict()),
     )

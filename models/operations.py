@@ -1,8 +1,9 @@
 """The candidate operations (those of DARTS and MetaNAS). A new one is an entry of CANDIDATES: all else follows from it.
 
-A candidate is a module of layers that end with a BN; its convolutions have no bias. What has no parameters is run once per state, not once per edge
-(models/search_cell.py). Its layers say how copies on several edges are run as one (models/merged_candidates.py), how
-those of several tasks are (models/batched_supernet.py), and its ``body`` how it is taken back step by step.
+A candidate is a module of layers that end with a BN; its convolutions have no bias. What has no parameters is run once
+per state, not once per edge (models/search_cell.py). Its layers say how copies on several edges are run as one
+(models/merged_candidates.py), how those of several tasks are (models/batched_supernet.py), and its ``body`` how it is
+taken back step by step.
 
 ReLU is left out of every candidate's front: a cell applies it once per state. So what has parameters takes ``relu(x)``,
 the pools and the stride-1 skip take ``x`` itself.

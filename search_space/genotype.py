@@ -13,7 +13,7 @@ from models.operations import OPERATIONS
 from models.supernet import EDGES, NORMAL, PAIRS, REDUCTION
 from search_space.architecture import Architecture, input_pairs
 from utils.errors import InputError
-from utils.run.files import replacing, write_json
+from utils.run.files import read_file, replacing, write_json
 
 CELLS = ("normal", "reduce")
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
@@ -108,12 +108,7 @@ class Genotype:
             InputError: no such file, or one that does not hold a genotype.
         """
         try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-            _check_size(len(content), str(path))
-            text = content.decode()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
+            text = read_file(path, MAX_BYTES).decode()
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not text: expected a genotype as JSON or as {FORM}.") from error
         return cls.parse(text, str(path))
@@ -190,7 +185,7 @@ def _concat_text(concat: tuple[int, ...]) -> str:
 
 def _check_size(size: int, source: str) -> None:
     if size > MAX_BYTES:
-        raise InputError(f"{source} is too large for a genotype: expected at most {MAX_BYTES // 1024} KiB.")
+        raise InputError(f"{source} is too large, {size} bytes: expected at most {MAX_BYTES}.")
 
 
 def _unique(pairs: list[tuple[str, object]], source: str) -> dict:

@@ -21,8 +21,8 @@ from utils.draws import Draws
 from utils.memory import PeakMemory
 from utils.pictures.memory_bars import draw_memory_bars
 from utils.results.published import MEMORY, MEMORY_CPU, MEMORY_GPU
-from utils.run.cli import ArgumentParser, place, run, whole
-from utils.run.device import CHOICES, choose_device, device_name
+from utils.run.cli import DEVICES, ArgumentParser, place, run, whole
+from utils.run.device import choose_device, device_name
 from utils.run.files import replacing, write_json
 from utils.run.progress import progress_bar
 
@@ -96,7 +96,7 @@ def draw(measured: dict, path: Path) -> None:
 def main():
     parser = ArgumentParser(prog="memory_table.py", description=__doc__.splitlines()[0])
     parser.add_argument("--path", type=place, default=Path("runs/memory"), help="folder that it is written into")
-    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--seed", type=whole(0), default=21, help="of every random draw")
     args = parser.parse_args()
     device = choose_device(args.device)

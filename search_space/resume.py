@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from search_space.flags.onnas import OnnasFlags
+from search_space.settings import SearchSettings
 from utils.errors import InputError
 from utils.results.row_log import Row, RowLog
-from utils.run.files import read_tensors, write_tensors
+from utils.run.files import file_digest, read_tensors, write_tensors
+from utils.run.run_directory import check_run
+from utils.run.torchrun import is_restarted
 
 
 def save_checkpoint(path: Path, done: int, state: dict) -> None:
@@ -47,3 +51,34 @@ def epoch_log(path: Path, kind: type[Row], done: int) -> RowLog[Row]:
     if len(log.rows) < done:
         raise InputError(f"{path} lacks epoch {len(log.rows)}, which its checkpoint has: name another folder.")
     return log
+
+
+def checked_values(flags: OnnasFlags, settings: SearchSettings, log: str, found: dict[str, object]) -> dict:
+    """The values for args.json of a run that may write into --path.
+
+    Args:
+        settings: what is run; a memory budget has chosen its schedule.
+        log: the file that such a run writes first.
+        found: further values that the run's identity depends on.
+
+    Raises:
+        InputError: the folder holds something else, or --export cannot be written.
+    """
+    of_runs = dict.fromkeys((log, "tasks.jsonl", "search.jsonl", "derived.jsonl", "results.json"))
+    values = {
+        **flags.as_dict(),
+        **found,
+        "split_num": settings.schedule.split_num,
+        "schedule": settings.schedule.name,
+        # What counts is the content, not the place: a run is not to go on with others.
+        "meta_cell (SHA-256)": flags.kind.meta_cell and file_digest(flags.kind.meta_cell),
+        "resume": flags.run.resume or is_restarted(flags.run.path),
+    }
+    values = check_run(flags.run.path, values, "onnas.py", tuple(of_runs), flags.may_change())
+    export = flags.derived.export
+    if export is not None:  # one that cannot be made is to be known before the search
+        try:
+            export.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder of --export {export}: {error.strerror}.") from error
+    return values

@@ -226,8 +226,9 @@ def write_omniglot(folder: Path, alphabet: str = "Latin", **characters: int) -> 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    """Every file under a folder, but for locks."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".lock"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def rows(path: Path, without: tuple[str, ...] = ()) -> list[dict]:

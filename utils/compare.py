@@ -21,6 +21,7 @@ from utils.errors import InputError
 from utils.results.outcomes import FEW_SHOT, FULL, MEASURES, Measure, Outcome, as_row, check_same_tasks, read_outcome
 from utils.run.cli import ArgumentParser, folder, run, whole
 from utils.run.files import replacing, write_json
+from utils.run.run_directory import lock_folder
 
 ONNAS = Path(__file__).resolve().parents[1] / "onnas.py"
 METHODS = ("full", "darts", "pcdarts", "metanas", "random", "onnas")
@@ -213,6 +214,7 @@ def main(script: Path = ONNAS):
     args, passed_on = parse_args()
     cells = choose_cells(args)
     runs = plan_runs(args)
+    lock_folder(args.path)
     for number, planned in enumerate(runs, start=1):
         print(f"{number}/{len(runs)} {planned.path.name}", file=sys.stderr)
         flags = ["--task", FULL] if args.task == FULL else []

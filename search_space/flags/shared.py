@@ -7,7 +7,7 @@ from typing import Any
 from search_space.flags.declare import FEW_SHOT, Section, flag
 from search_space.normalizers import ANNEAL_MODES, NORMALIZERS, Normalizer
 from search_space.settings import SearchSettings
-from utils.run.cli import ArgumentParser, place, real, switch, whole
+from utils.run.cli import DEVICES, ArgumentParser, place, real, switch, whole
 
 # The published settings. test_batch_size is the task batch of testing; miniImageNet's is 5 with one shot.
 PRESETS = {
@@ -64,7 +64,7 @@ class RunFlags(Section):
     path: Path = flag(place, "folder that everything is written into", changes=True)
     name: str = flag(str, "a name for the run in the progress bar and in args.json", "", changes=True)
     seed: int = flag(whole(0), "of every random draw", 21)
-    device: str = flag(str, "auto: a GPU where there is one", "auto", choices=("auto", "cpu", "cuda"), changes=True)
+    device: str = flag(str, "auto: a GPU where there is one", "auto", choices=DEVICES, changes=True)
     tf32: int = flag(switch, "1: a GPU rounds what it multiplies to TF32, 11 of float32's 24 bits", 0)
     resume: bool = flag(bool, "go on with the run in --path, if there is one", changes=True)
 

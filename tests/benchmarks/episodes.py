@@ -20,8 +20,8 @@ from search_space.settings import SearchSettings
 from search_space.task_search import TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episodes, few_shot_tasks
 from utils.draws import Draws
-from utils.run.cli import ArgumentParser, folder, run, whole
-from utils.run.device import CHOICES, choose_device
+from utils.run.cli import DEVICES, ArgumentParser, folder, run, whole
+from utils.run.device import choose_device
 
 WAYS = 5
 # Support images a class, epochs, images of a batch.
@@ -49,7 +49,7 @@ def main():
     parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--rounds", type=whole(1), default=5, help="times that everything is measured")
     parser.add_argument("--tasks", type=whole(1), default=20, help="tasks that are loaded a round")
-    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     args = parser.parse_args()
     device = choose_device(args.device)
     print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds}\n")

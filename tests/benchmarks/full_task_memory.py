@@ -14,8 +14,8 @@ from search_space.memory_table import ONE_PAIR
 from search_space.primitives import FULL_TASK
 from search_space.search_network import SearchNetwork
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
-from utils.run.cli import ArgumentParser, run
-from utils.run.device import CHOICES, choose_device
+from utils.run.cli import DEVICES, ArgumentParser, run
+from utils.run.device import choose_device
 
 BATCH, SHAPE, WAYS, STEPS = 64, (3, 32, 32), 10, 2
 FULL = "full, ordinary back-propagation, batches whole"
@@ -29,7 +29,7 @@ ROWS = {
 
 def main():
     parser = ArgumentParser(prog="full_task_memory.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     args = parser.parse_args()
     device = choose_device(args.device)
     supernet = SupernetSettings(SHAPE[0], 28, 4, 3, (1, 3), FULL_TASK)

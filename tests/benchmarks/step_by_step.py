@@ -20,8 +20,8 @@ from search_space.search_network import SearchNetwork
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
 from search_space.task_search import TaskSearch
 from utils.draws import Draws
-from utils.run.cli import ArgumentParser, run, whole
-from utils.run.device import CHOICES, choose_device
+from utils.run.cli import DEVICES, ArgumentParser, run, whole
+from utils.run.device import choose_device
 
 BATCH, SPLIT_NUM = 15, 5
 TEXTBOOK, PLAIN = "plain autograd, all candidates, PyTorch's BN", "plain autograd, all candidates"
@@ -52,7 +52,7 @@ def step_seconds(network, images, labels, changes: dict, number: int) -> float:
 def main():
     parser = ArgumentParser(prog="step_by_step.py", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=whole(1), default=5, help="times that each way is run")
-    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     args = parser.parse_args()
     device = choose_device(args.device)
     print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds}\n")

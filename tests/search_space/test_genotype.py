@@ -285,7 +285,7 @@ TEXTS = {
     "x" + ".x" * 30_000: "Genotype(",
     "1" + "+1" * 30_000: "Genotype(",
     WHOLE.replace("[2]", "[" * 20_000): "Genotype(",
-    " " * 70_000: "at most 64 KiB",
+    " " * 70_000: "too large",
     WHOLE.replace("[2]", "9" * 10_000): "Genotype(",
     WHOLE.replace("[2]", "range(2, 1000000000000)"): "expected every node once: [2]",
     WHOLE.replace("[2]", f"range(2, 1{'0' * 400})"): "expected every node once: [2]",

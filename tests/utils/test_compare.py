@@ -33,7 +33,7 @@ if "fails" in told:
 if "dies" in told:
     os.kill(os.getpid(), told["dies"])
 if "waits" in told:
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     try:
         (path.parent / "waiting").touch()
         time.sleep(told["waits"])

@@ -1,14 +1,28 @@
-"""Command lines: a parser whose complaint is one sentence, value types that name what would be right, exit codes."""
+"""Command lines: a parser whose complaint is one sentence, value types that name what would be right, exit codes.
+
+PyTorch is not imported here, so that a wrong command line is refused at once.
+"""
 
 import argparse
+import errno
 import math
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from utils.errors import InputError
+from utils.run import start
 from utils.run.torchrun import is_first_to_say
+
+DEVICES = ("auto", "cpu", "cuda")  # of --device
+# PyTorch has no exception of its own for a CPU without memory: what it and what it is built on say, in lower case.
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment", "bad_alloc"),
+    *("could not create a primitive", "could not execute a primitive", "could not create a memory"),  # oneDNN
+    "can't start new thread",
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -86,34 +100,63 @@ def switch(text: str) -> int:
     return int(text)
 
 
-def _memory_ran_out(error: Exception) -> bool:
-    """PyTorch's allocators have no exception of their own on a CPU; a GPU's says "out of memory"."""
-    return isinstance(error, MemoryError) or any(
-        sign in str(error) for sign in ("can't allocate memory", "out of memory")
-    )
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether an exception, or one that it comes from, says that there was no memory left."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if isinstance(error, (RuntimeError, ImportError, SystemError)) and any(
+        sign in str(error).lower() for sign in OUT_OF_MEMORY
+    ):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and memory_ran_out(cause)
 
 
-def run(main: Callable[[], None], prog: str, after_interrupt: str, less_memory: str = "close other programs") -> None:
+def run(
+    main: Callable[[], None],
+    prog: str,
+    after_interrupt: str,
+    less_memory: Callable[[], str] = lambda: "close other programs",
+) -> None:
     """Runs a script's ``main``; an :class:`InputError` becomes one sentence and exit status 2, Ctrl-C status 130.
 
     Args:
         after_interrupt: what to say of the work so far when it was stopped by Ctrl-C.
-        less_memory: what to do when memory runs out.
+        less_memory: called when memory has run out; returns what to do.
     """
+    start.imports_are_done()
+    start.open_standard_streams()
     try:
         main()
-    except (InputError, OSError) as error:
-        _end(f"{prog}: error: {error}", 2)
-    except (MemoryError, RuntimeError) as error:
-        if not _memory_ran_out(error):
-            raise
-        _end(f"{prog}: error: out of memory: {less_memory}.", 2)
     except KeyboardInterrupt as stop:
         _end(f"\n{prog}: {str(stop) or 'interrupted'}; {after_interrupt}", 130)
+    except (InputError, OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
+        if not memory_ran_out(error):
+            if not isinstance(error, (InputError, OSError)):
+                raise
+            _end(f"{prog}: error: {_sentence(error)}", 2)
+        ran_out = True
+    else:
+        ran_out = False
+    if ran_out:  # outside of the handler, where the exception no longer keeps all that was in use
+        limit = start.memory_limit()
+        _end(f"{prog}: error: out of memory{f' in {limit}' if limit else ''}: {less_memory()}.", 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written
+    lost = start.lost_output()
+    if lost:
+        _end(f"{prog}: error: the work is done, but {lost}.", 2)
+
+
+def _sentence(error: Exception) -> str:
+    """An error's own words; of the system's, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error)
 
 
 def _end(last_words: str, status: int) -> NoReturn:
     """Says why the script ends; of several processes that end alike, one says it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending
     if is_first_to_say(last_words):
         print(last_words, file=sys.stderr)
     sys.exit(status)

@@ -6,8 +6,6 @@ import torch
 
 from utils.errors import InputError
 
-CHOICES = ("auto", "cpu", "cuda")
-
 
 def choose_device(name: str, tf32: bool = False) -> torch.device:
     """The device that --device names; "auto" is a GPU where there is one.

@@ -1,20 +1,26 @@
-"""Writing files so that a reader sees the old content or the new, never a half of either."""
+"""Files: written so that a reader sees the old content or the new, read no further than what they may be."""
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
+import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
+from filelock import FileLock
 
 from utils.errors import InputError, WriteError
+from utils.run.cli import memory_ran_out
+
+MIB = 2**20
+MAX_TENSORS = 4096 * MIB  # of a file of tensors: a supernet and its optimizer's state take some hundreds
 
 
 @contextlib.contextmanager
@@ -68,14 +74,16 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         WriteError: the file cannot be made.
     """
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock.acquire()
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}.") from error
-    with file:
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -92,6 +100,35 @@ def write_tensors(path: Path, value: dict) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
+@contextlib.contextmanager
+def opened(path: Path, at_most: int) -> Iterator[BinaryIO]:
+    """Yields a file, opened to be read: one on a disk, of at most so many bytes.
+
+    Raises:
+        InputError: there is none, it cannot be read or is larger; or it is a folder, a pipe or a device: none may end.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path} is no file: expected one, no folder, pipe or device.")
+            if status.st_size > at_most:
+                raise InputError(f"{path} is too large, {status.st_size} bytes: expected at most {at_most}.")
+            yield file
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe waits for a writer
+
+
+def read_file(path: Path, at_most: int) -> bytes:
+    """The content of a file of at most so many bytes; raises as :func:`opened` does."""
+    with opened(path, at_most) as file:
+        return file.read()
+
+
 def read_tensors(path: Path) -> object:
     """Reads what :func:`write_tensors` wrote; never runs code from the file.
 
@@ -99,21 +136,32 @@ def read_tensors(path: Path) -> object:
         InputError: no such file, or one that is cut short, damaged or something else.
     """
     refusal = InputError(f"{path} is cut short, damaged or no file of tensors that tfml.py or onnas.py wrote.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch.load does not look at the checksums
-                raise refusal
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of kinds of tensors that tfml.py does not write
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
-    except InputError:
-        raise
-    except Exception as error:  # a damaged archive or pickle fails in ways that neither library lists
-        raise refusal from error
+    with opened(path, MAX_TENSORS) as file:
+        try:
+            _check_archive(file, refusal)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of kinds of tensors that tfml.py does not write
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # a damaged archive or pickle fails in ways that neither library lists
+            if memory_ran_out(error):
+                raise
+            raise refusal from error
+
+
+def _check_archive(file: BinaryIO, refusal: InputError) -> None:
+    """Refuses a zip that does not hold what it says, or says that it holds more than its size: torch packs nothing."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
+            raise refusal
+        if archive.testzip() is not None:  # torch.load does not look at the checksums
+            raise refusal
+    file.seek(0)
 
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_file(path, MAX_TENSORS)).hexdigest()

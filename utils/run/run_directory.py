@@ -1,15 +1,71 @@
 """The folder that a run writes into (--path)."""
 
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.run.files import replacing, write_json
+from filelock import FileLock, Timeout
+
+from utils.errors import InputError, WriteError
+from utils.run.files import read_file, replacing, write_json
+
+LOCK = ".lock"  # in the folder; it stays there, and says which process holds or held it
+MAX_SETTINGS = 2**20  # bytes of args.json
+
+_locks: dict[Path, FileLock] = {}  # held until this process ends, however it ends
+
+
+# --- One process at a time ------------------------------------------------------------------------------------------
+
+
+def lock_folder(path: Path) -> None:
+    """Keeps other processes from writing into a folder, made if it is not there, until this one ends.
+
+    Raises:
+        InputError: another process writes into it.
+        WriteError: the folder cannot be made, or not be written to.
+    """
+    place = path.resolve() / LOCK
+    if place in _locks:
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot make the folder --path {path}: {error.strerror}.") from error
+    lock = FileLock(place, blocking=False)
+    try:
+        lock.acquire()
+        place.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    except Timeout:
+        writer = read_file(place, MAX_SETTINGS).decode(errors="replace") or "another process"
+        raise InputError(f"{writer} is writing into --path {path}: wait for its end, or name another folder.") from None
+    except OSError as error:
+        raise WriteError(f"cannot write {place}: {error.strerror or error}.") from error
+    _locks[place] = lock
+
+
+def still_there(path: Path) -> None:
+    """Raises:
+    InputError: the folder was locked, and has been deleted or replaced since.
+    """
+    place = path.resolve() / LOCK
+    if place not in _locks:
+        return
+    try:
+        own = place.read_text().startswith(f"process {os.getpid()} ")
+    except FileNotFoundError:
+        own = False
+    if not own:
+        raise InputError(f"--path {path} was deleted while the run was writing into it: the run stops.")
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------
 
 
 def check_run(path: Path, args: dict, script: str, holds: tuple[str, ...], may_change: tuple[str, ...]) -> dict:
-    """Checks that a run of ``script`` may write into a folder; changes nothing.
+    """Checks that a run of ``script`` may write into a folder, and locks it if it is there; changes nothing.
 
     Args:
         args: every flag's value, "resume" among them.
@@ -20,38 +76,49 @@ def check_run(path: Path, args: dict, script: str, holds: tuple[str, ...], may_c
         The plain values for ``args.json``: the flags, but not how the run was started.
 
     Raises:
-        InputError: the folder holds another script's run, one with other settings, or one and ``resume`` is off.
+        InputError: the folder holds another script's run, one with other settings, or one and ``resume`` is off; or
+            another process writes into it.
     """
     values = {
         flag: str(value) if isinstance(value, Path) else value for flag, value in args.items() if flag != "resume"
     }
     values = {"script": script, **values}
+    _check(path, values, args["resume"], holds, may_change)
+    if path.exists():
+        lock_folder(path)
+        _check(path, values, args["resume"], holds, may_change)  # again: another process may have just ended
+    return values
+
+
+def _check(path: Path, values: dict, resume: bool, holds: tuple[str, ...], may_change: tuple[str, ...]) -> None:
     there = [name for name in holds if (path / name).exists()]
     earlier = _read_settings(path / "args.json")
-    if earlier and earlier.get("script") != script:
+    if earlier and earlier.get("script") != values["script"]:
         raise InputError(
             f"--path {path} holds a run of {earlier.get('script', 'another program')}: name another folder."
         )
     if not there:
-        return values
-    if not args["resume"]:
+        return
+    if not resume:
         raise InputError(f"--path {path} already holds a run: pass --resume to go on with it, or name another folder.")
     if not earlier or holds[0] not in there:
         missing = holds[0] if earlier else "args.json"
         raise InputError(f"--path {path} holds {there[0]} but no {missing} to go on from: name another folder.")
     for flag, value in values.items():
-        # A flag that the earlier run did not know yet says nothing of it.
-        if flag not in may_change and flag in earlier and earlier[flag] != value:
-            raise InputError(f"--resume needs the run's own settings: --{flag} was {earlier[flag]}, not {value}.")
-    return values
+        if flag not in may_change and earlier.get(flag) != value:
+            raise InputError(f"--resume needs the run's own settings: --{flag} was {earlier.get(flag)}, not {value}.")
 
 
 def open_run(path: Path, values: dict) -> None:
-    """Makes the folder and writes ``args.json``."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder --path {path}: {error.strerror}.") from error
+    """Makes and locks the folder, if check_run found none, and writes ``args.json``.
+
+    Raises:
+        InputError: the folder cannot be made, or another process has just begun a run there.
+    """
+    if path.resolve() / LOCK not in _locks:
+        lock_folder(path)
+        if (path / "args.json").exists():
+            raise InputError(f"another process has just begun a run in --path {path}: name another folder.")
     write_json(path / "args.json", values)
 
 
@@ -60,12 +127,15 @@ def _read_settings(path: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}, the settings of the run in that folder: {error}.") from error
+        values = json.loads(read_file(path, MAX_SETTINGS))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}; name another folder.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold the settings of a run: name another folder.")
     return values
+
+
+# --- Logs -----------------------------------------------------------------------------------------------------------
 
 
 class JsonLines:
@@ -85,6 +155,7 @@ class JsonLines:
     def append(self, row: dict) -> None:
         """Writes one object; keys whose value is None do not apply and are left out."""
         line = json.dumps({key: value for key, value in row.items() if value is not None})
+        still_there(self.path.parent)
         try:
             with self.path.open("a") as file:
                 file.write(line + "\n")

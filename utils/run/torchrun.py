@@ -41,8 +41,7 @@ def is_first_to_say(last_words: str) -> bool:
     """Whether this process is to print why it ends: one does, of those that end with the same words."""
     if process_count() == 1:
         return True
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it is ending
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
     try:
         store = kept_store()
         return store is None or store.add(f"said {os.environ['TORCHELASTIC_RESTART_COUNT']} {last_words}", 1) == 1

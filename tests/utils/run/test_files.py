@@ -7,8 +7,11 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,16 @@ import torch
 
 from tests.conftest import ROOT
 from utils.errors import InputError, WriteError
-from utils.run.files import locked, read_tensors, replacing, replacing_folder, write_json, write_tensors
+from utils.run.files import (
+    file_digest,
+    locked,
+    read_file,
+    read_tensors,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_tensors,
+)
 
 
 class Interrupt(Exception):
@@ -198,6 +210,65 @@ def test_file_with_one_bit_changed_is_refused_or_says_the_same(tmp_path):
         with contextlib.suppress(InputError):
             values = read_tensors(path)
             assert (values["tensor"].tolist(), values["value"]) == (list(range(64)), "plain"), position
+
+
+def repacked(path: Path, compression: int, **changes: bytes) -> None:
+    """Writes the zip once more, with other contents of some members."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, changes.get(name.rpartition("/")[2].replace(".", "_"), content))
+
+
+def test_tensors_that_inflate_are_refused_unread(tmp_path):
+    path = tmp_path / "file"
+    write_tensors(path, {"tensor": torch.arange(64)})
+    repacked(path, zipfile.ZIP_STORED)
+    assert read_tensors(path)["tensor"].tolist() == list(range(64))
+    repacked(path, zipfile.ZIP_DEFLATED, version=bytes(2**28))
+    assert path.stat().st_size < 2**20
+    tracemalloc.start()
+    with pytest.raises(InputError, match="file is cut short, damaged"):
+        read_tensors(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_tensors_that_are_larger_than_what_is_there_are_refused(tmp_path):
+    path = tmp_path / "file"
+    write_tensors(path, {"tensor": torch.arange(64.0)})
+    with zipfile.ZipFile(path) as archive:
+        pickled = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    number, huge = b"K@", b"\x8a\x05" + (10**9).to_bytes(5, "little")
+    for changed in (pickled.replace(number + b"t", huge + b"t"), pickled.replace(number + b"\x85", huge + b"\x85")):
+        assert changed != pickled
+        write_tensors(path, {"tensor": torch.arange(64.0)})
+        repacked(path, zipfile.ZIP_STORED, data_pkl=changed)
+        with pytest.raises(InputError, match="file is cut short, damaged"):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize("reader", [read_tensors, file_digest, lambda path: read_file(path, 9)])
+def test_what_is_no_file_is_not_waited_for(tmp_path, reader):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket"))
+    for name in names(tmp_path):
+        with pytest.raises(InputError, match=name):
+            reader(tmp_path / name)
+    listening.close()
+
+
+def test_file_is_read_up_to_a_size(tmp_path):
+    (tmp_path / "file").write_bytes(b"123456789")
+    assert read_file(tmp_path / "file", 9) == b"123456789"
+    with pytest.raises(InputError, match="too large"):
+        read_file(tmp_path / "file", 8)
 
 
 @pytest.mark.parametrize("place", ["absent", "folder", "x" * 300])

@@ -1,9 +1,16 @@
 """The folder of a run: a new one, one to go on with, one to leave alone."""
 
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.run.run_directory import JsonLines, check_run, open_run
 
@@ -17,7 +24,7 @@ def check(folder, resume=True, script="a.py", **changes):
 
 
 def files(folder) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
 
 
 @pytest.fixture
@@ -78,8 +85,8 @@ def test_going_on_with_other_settings_is_refused_by_name(run, changes):
     assert_refused(run, f"--{flag}", **changes)
 
 
-def test_a_flag_that_the_earlier_run_did_not_know_says_nothing(run):
-    assert check(run, new=1)["new"] == 1
+def test_a_flag_that_the_earlier_run_did_not_know_is_another_setting(run):
+    assert_refused(run, "--new was None, not 1", new=1)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -160,3 +167,66 @@ def test_first_line_that_is_not_kept_ends_what_is_kept(tmp_path):
     path.write_text('{"a": 0}\n{"a": 7}\n{"a": 2}\n')
     assert JsonLines(path, keep=lambda number, row: row["a"] == number).kept == [{"a": 0}]
     assert path.read_text() == '{"a": 0}\n'
+
+
+# --- One process at a time ------------------------------------------------------------------------------------------
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from utils.run.run_directory import check_run, open_run
+values = check_run(Path(sys.argv[1]), {"path": "x", "resume": True}, "a.py", ("state",), ())
+open_run(Path(sys.argv[1]), values)
+if os.fork() == 0:  # as a process that loads images does, this one outlives the one that it is of
+    time.sleep(60)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that writes into the folder "run"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+    )
+    process.stdout.readline()
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_second_process_is_refused_by_the_first_ones_name(writer, tmp_path):
+    before = files(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"process {writer.pid} on {socket.gethostname()} is writing into --path"):
+            check_run(tmp_path / "run", {"path": "x", "resume": True}, "a.py", ("state",), ())
+    assert files(tmp_path / "run") == before
+
+
+def test_lock_of_a_killed_process_does_not_block(writer, tmp_path):
+    writer.kill()
+    writer.wait()
+    check_run(tmp_path / "run", {"path": "x", "resume": True}, "a.py", ("state",), ())
+
+
+def test_run_that_another_process_made_meanwhile_is_left_alone(tmp_path):
+    values = check(tmp_path / "run", resume=False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/args.json").write_text("theirs")
+    with pytest.raises(InputError, match="another process has just begun"):
+        open_run(tmp_path / "run", values)
+    assert files(tmp_path / "run") == {"args.json": b"theirs"}
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_run_whose_folder_is_deleted_stops(tmp_path, made_again):
+    path = tmp_path / "run"
+    open_run(path, check(path))
+    lines = JsonLines(path / "lines", keep=everything)
+    lines.append({"a": 0})
+    shutil.rmtree(path)
+    if made_again:
+        path.mkdir()
+    with pytest.raises(InputError, match="run was deleted while"):
+        lines.append({"a": 1})

@@ -1,0 +1,189 @@
+"""The first lines of a script, before PyTorch is imported: that takes seconds, so nothing heavy is imported here.
+
+From here on Ctrl-C, a memory limit in which PyTorch does not fit, a closed standard stream or one that cannot be
+written to, and a library's warning each end in one line, or in none.
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # in C; signal.py takes as long to import as Python to start, and Ctrl-C could come meanwhile
+import os
+import resource
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import NoReturn, TextIO
+
+MIB = 2**20
+ULIMITS = {"v": resource.RLIMIT_AS, "d": resource.RLIMIT_DATA}  # by the letter of the shell's ulimit
+HEADROOM = 64 * MIB  # what must be left after the imports
+SPIN_SECONDS = 4  # of computing without one new page of memory; imports touch new pages all the time
+PROBE_SECONDS = 300  # of computing, after which a rehearsal is ended in any case
+
+_rehearsing = False  # whether this process only tries out the imports
+
+
+def begin(prog: str) -> None:
+    """Prepares a script's process; ends it where its memory limit is too low for PyTorch."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
+        signal.signal(signal.SIGINT, lambda *_: _leave(f"{prog}: interrupted before it began.", 130))
+    open_standard_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    import warnings  # here, as what comes before it is not in one line when Ctrl-C comes
+
+    warnings.showwarning = _show_warning
+    limit = memory_limit()
+    if limit is not None and "torch" not in sys.modules and not _rehearse_imports():
+        _leave(f"{prog}: error: out of memory: PyTorch does not fit in {limit}: raise the limit.", 2)
+
+
+def imports_are_done() -> None:
+    """Ends a rehearsal; else Ctrl-C raises KeyboardInterrupt from here on."""
+    if _rehearsing:
+        os._exit(0 if _can_allocate(HEADROOM) else 1)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    sys.unraisablehook = _interrupt_again
+
+
+def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """In a destructor or a callback KeyboardInterrupt is lost: it is raised once more, when that is over."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _show_warning(message: Warning | str, category: type, filename: str, lineno: int, *_: object) -> None:
+    """A warning is its first sentence or line, without the place in a library that it comes from."""
+    print(f"warning: {str(message).splitlines()[0].split(' (Triggered internally')[0]}", file=sys.stderr)
+
+
+def _leave(last_words: str, status: int) -> NoReturn:
+    """Ends the process where nothing has been begun; of torchrun's processes the first says so."""
+    try:
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, f"{last_words}\n".encode())
+    finally:
+        os._exit(status)
+
+
+# --- Standard streams -----------------------------------------------------------------------------------------------
+
+
+class SteadyStream:
+    """A standard stream that remembers that it cannot be written to, in place of stopping the work.
+
+    Attributes:
+        error: why it cannot; None as long as it can.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action, *arguments: object) -> None:
+        if self.error is None:
+            try:
+                action(*arguments)
+            except OSError as error:
+                self.error = error
+
+
+def open_standard_streams() -> None:
+    """Opens the standard streams that are closed, and makes output steady."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # else the next file that is opened would be taken for it, and written into
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, SteadyStream):
+            setattr(sys, name, SteadyStream(stream or open(os.devnull, "w")))  # noqa: PTH123, SIM115 - until the end
+
+
+def lost_output() -> str | None:
+    """Which standard stream cannot be written to, and why; None where all that was printed has been written."""
+    for name, stream in (("output", sys.stdout), ("error", sys.stderr)):
+        stream.flush()
+        if stream.error is not None:
+            return f"standard {name} cannot be written to: {stream.error.strerror}"
+    return None
+
+
+# --- Memory limits --------------------------------------------------------------------------------------------------
+
+
+def memory_limit() -> str | None:
+    """The memory that a process may have by the shell's ulimit, in words; None without a limit."""
+    soft = {letter: resource.getrlimit(which)[0] for letter, which in ULIMITS.items()}
+    limited = {letter: limit for letter, limit in soft.items() if limit != resource.RLIM_INFINITY}
+    if not limited:
+        return None
+    return " and ".join(f"the {limit // MIB} MiB of ulimit -{letter}" for letter, limit in limited.items())
+
+
+def _rehearse_imports() -> bool:
+    """Whether a copy of this process gets through the imports that follow, with some memory left.
+
+    In too little memory native code crashes while it is imported, or tries again for ever: no exception tells.
+    """
+    global _rehearsing
+    child = os.fork()
+    if child:
+        return _gets_through(child)
+    _rehearsing = True
+    resource.setrlimit(resource.RLIMIT_CPU, (PROBE_SECONDS, PROBE_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.dup2(os.open(os.devnull, os.O_RDWR), 2)
+    sys.excepthook = _end_rehearsal
+    return True
+
+
+def _end_rehearsal(kind: type, error: BaseException, trace: TracebackType | None) -> NoReturn:
+    os._exit(0 if kind is ModuleNotFoundError else 1)  # what is not installed is for the real process to say
+
+
+def _gets_through(child: int) -> bool:
+    pages, since = 0, 0.0
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 0
+        pages_now, seconds = _pages_and_seconds(child)
+        if pages_now != pages:
+            pages, since = pages_now, seconds
+        elif seconds - since > SPIN_SECONDS:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _pages_and_seconds(process: int) -> tuple[int, float]:
+    """How many pages a process has touched, and its seconds of computing."""
+    with open(f"/proc/{process}/stat") as file:  # noqa: PTH123 - pathlib takes memory that may be scarce
+        fields = file.read().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return int(fields[7]) + int(fields[9]), ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _can_allocate(size: int) -> bool:
+    try:
+        bytearray(size)
+    except MemoryError:
+        return False
+    return True
