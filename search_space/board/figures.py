@@ -146,7 +146,7 @@ def steps_figure(steps: Sequence[RecordedStep]) -> Figure:
 
 
 def expectation_figure(expected: dict[int, Values], final: Values, unit: str) -> Figure | None:
-    """How far what the selection expected alpha and beta to become was from what they became; half-way, number by number.
+    """How far what was expected of alpha and beta was from what they became; half-way, number by number.
 
     Args:
         expected: by number of the step or epoch after which it was expected.
