@@ -29,7 +29,8 @@ from models.derived_network import DerivedNetwork
 from models.pruned_network import PrunedNetwork
 from models.supernet import Supernet
 from models.textbook_norm import count_macs, with_textbook_norm
-from search_space.board.board import Board, FullTaskBoard, record_of
+from search_space.board.board import Board, FullTaskBoard
+from search_space.board.search_record import record_of
 from search_space.build import build_supernet, load_meta_cell
 from search_space.evaluation import network_figures, search_task, start_task
 from search_space.flags.less_memory import less_memory
@@ -68,17 +69,27 @@ from utils.draws import derive_seed
 from utils.errors import InputError
 from utils.export import export_network
 from utils.memory import PeakMemory
-from utils.pictures.cell_picture import draw_genotype
+from utils.pictures.cells import cells_of, draw_genotype
 from utils.pictures.event_log import EventLog
 from utils.report.page import write_report
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.intervals import mean_and_ci95
+from utils.results.row_log import RowLog
+from utils.results.schema import (
+    DerivedEpochRow,
+    ExampleRow,
+    FewShotResults,
+    FullTaskResults,
+    SearchEpochRow,
+    TaskRow,
+    write_results,
+)
 from utils.run.cli import ArgumentParser, run
 from utils.run.device import choose_device, device_name
-from utils.run.files import file_digest, write_json, write_tensors
+from utils.run.files import file_digest, write_tensors
 from utils.run.progress import progress_bar
 from utils.run.ranks import join_ranks
-from utils.run.run_directory import JsonLines, check_run, open_run
+from utils.run.run_directory import check_run, open_run
 from utils.run.torchrun import is_restarted, refuse_processes, remember_run
 
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
@@ -147,14 +158,14 @@ def search_few_shot_tasks(args, device):
         make_export_folder(args.export)
         remember_run(args.path)
         open_run(args.path, values)
-        return values, JsonLines(args.path / "tasks.jsonl", keep=lambda number, row: row.get("task") == number)
+        return values, RowLog(args.path / "tasks.jsonl", TaskRow)
 
     values, log = ranks.from_first(open_or_resume)
-    rows = log.kept
+    rows = log.rows
     left = range(len(rows), args.eval_epochs)
     batches = iter(episode_loader(tasks, ranks.share(left), workers=args.workers))
     if ranks.is_first:
-        examples = JsonLines(args.path / "examples.jsonl", keep=lambda number, _: number < len(rows))
+        examples = RowLog(args.path / "examples.jsonl", ExampleRow, before=len(rows))
         board = Board(args.path / "tb", network, len(rows))
 
     def search(task):
@@ -168,48 +179,49 @@ def search_few_shot_tasks(args, device):
     with progress_bar(None, name, "task", len(rows), args.eval_epochs, ranks.is_first) as progress:
         for place in range(0, len(left), ranks.size):
             for result, record, example in ranks.gather(search, left[place : place + ranks.size]):
-                rows.append(asdict(result))
-                if ranks.is_first:
-                    board.add_task(result, record)
+                row = TaskRow(**asdict(result))
+                if not ranks.is_first:
+                    rows.append(row)
+                else:
+                    board.add_task(row, record)
                     if example is not None:
-                        examples.append(example)
-                    log.append(rows[-1])
+                        examples.append(ExampleRow(**example))
+                    log.append(row)
                 progress.update()
-            progress.set_postfix(accuracy=f"{fmean(row['accuracy'] for row in rows):.4f}", refresh=False)
+            progress.set_postfix(accuracy=f"{fmean(row.accuracy for row in rows):.4f}", refresh=False)
     ranks.leave()
     if not ranks.is_first:
         return
 
-    accuracy, ci95 = mean_and_ci95([row["accuracy"] for row in rows])
+    accuracy, ci95 = mean_and_ci95([row.accuracy for row in rows])
     measured = rows[:METERED_TASKS]
     timed = rows[METERED_TASKS:] or rows
-    heaviest = max(measured, key=lambda row: row["peak_memory_mib"])
-    genotypes = Counter(json.dumps(row["genotype"]) for row in rows)
-    write_json(
+    heaviest = max(measured, key=lambda row: row.peak_memory_mib)
+    genotypes = Counter(json.dumps(row.genotype) for row in rows)
+    write_results(
         args.path / "results.json",
-        {
-            "task": "fewshot",
-            "dataset": args.dataset,
-            "data": asdict(tasks.size),
-            "device": device_name(device),
-            "network": network.as_dict(),
-            "search": args.search,
-            "ways": args.n,
-            "shots": args.k,
-            "queries": args.q,
-            "tasks": len(rows),
-            "accuracy": accuracy,
-            "accuracy_ci95": ci95,
-            "accuracy_before": fmean(row["accuracy_before"] for row in rows),
-            "seconds_per_task": fmean(row["seconds"] for row in timed),
-            "seconds_per_step": median(row["seconds_per_step"] for row in timed),
-            "peak_memory_mib": heaviest["peak_memory_mib"],
-            "peak_memory_breakdown_mib": heaviest["peak_memory_breakdown_mib"],
-            "peak_memory_test_mib": max(row["peak_memory_test_mib"] for row in measured),
+        FewShotResults(
+            dataset=args.dataset,
+            data=asdict(tasks.size),
+            device=device_name(device),
+            network=network.as_dict(),
+            search=args.search,
+            ways=args.n,
+            shots=args.k,
+            queries=args.q,
+            tasks=len(rows),
+            accuracy=accuracy,
+            accuracy_ci95=ci95,
+            accuracy_before=fmean(row.accuracy_before for row in rows),
+            seconds_per_task=fmean(row.seconds for row in timed),
+            seconds_per_step=median(row.seconds_per_step for row in timed),
+            peak_memory_mib=heaviest.peak_memory_mib,
+            peak_memory_breakdown_mib=heaviest.peak_memory_breakdown_mib,
+            peak_memory_test_mib=max(row.peak_memory_test_mib for row in measured),
             **network_figures(supernet, architecture, meta_cell),
-            "genotype": json.loads(genotypes.most_common(1)[0][0]),  # the one most often found
-            "settings": values,
-        },
+            genotype=json.loads(genotypes.most_common(1)[0][0]),  # the one most often found
+            settings=values,
+        ),
     )
     write_report(args.path)
     if args.export is not None:
@@ -298,7 +310,7 @@ def search_full_task(args, device):
     open_run(args.path, values)
 
     size_of_data = {"classes": ways, "train_images": len(data.train), "test_images": len(data.test)}
-    results = {"task": "full", "dataset": args.dataset, "data": size_of_data, "device": device_name(device)}
+    results = {"dataset": args.dataset, "data": size_of_data, "device": device_name(device)}
     results |= {"network": network.as_dict(), "classes": list(data.classes)}
     searched = None
     if genotype is None:
@@ -306,7 +318,7 @@ def search_full_task(args, device):
         results |= {"search": args.search, **figures}
     save_genotype(genotype, args.path / "genotype.json")
     save_genotype(genotype, args.path / "genotype.txt")
-    draw_genotype({"normal": genotype.normal, "reduction": genotype.reduce}, args.path / "genotype.png")
+    draw_genotype(cells_of(genotype.as_dict()), args.path / "genotype.png")
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(args.seed, "derived initial weights"))
@@ -315,7 +327,7 @@ def search_full_task(args, device):
         derived.inherit(searched)
     del searched  # its memory is for the training
     results |= train_derived(args, device, data, derived)
-    write_json(args.path / "results.json", {**results, "genotype": genotype.as_dict(), "settings": values})
+    write_results(args.path / "results.json", FullTaskResults(**results, genotype=genotype.as_dict(), settings=values))
     write_report(args.path)
     if args.export is not None:
         files = export_network(
@@ -339,8 +351,8 @@ def run_search(args, device, data, halves, meta_cell, network, settings, size):
     search = FullTaskSearch(supernet, architecture, settings, args.seed)
     checkpoint, searched = args.path / "checkpoint.pt", args.path / "searched.pt"
     first = resumed_epochs(checkpoint, search, args.epochs)
-    log = epoch_log(args.path / "search.jsonl", first)
-    rows = log.kept
+    log = epoch_log(args.path / "search.jsonl", SearchEpochRow, first)
+    rows = log.rows
 
     def half(name, indices, epoch):
         order = (args.seed, name, epoch)
@@ -362,9 +374,9 @@ def run_search(args, device, data, halves, meta_cell, network, settings, size):
                 on_step=lambda step: progress.update(),
             )
             seconds, of_step = time.perf_counter() - started, median(search.search.step_seconds)
-            rows.append({"epoch": epoch, **asdict(result), "seconds": seconds, "seconds_per_step": of_step})
-            board.add_epoch(rows[-1])
-            log.append(rows[-1])
+            row = SearchEpochRow(epoch=epoch, **asdict(result), seconds=seconds, seconds_per_step=of_step)
+            board.add_epoch(row)
+            log.append(row)
             if search.best is not None and search.best.epoch == epoch:
                 states = {"supernet": supernet.state_dict(), "architecture": architecture.state_dict()}
                 write_tensors(searched, {"epoch": epoch, **states})
@@ -379,17 +391,17 @@ def run_search(args, device, data, halves, meta_cell, network, settings, size):
     test = image_batches(data.test, range(len(data.test)), size.test_batch(settings), workers=args.workers)
     with PeakMemory(device, search.search.resident()) as testing:
         search.accuracy(islice(test, 1))
-    heaviest = max(rows, key=lambda row: row["peak_memory_mib"])
-    searching = [row for row in rows if row.get("validation_accuracy") is not None]
+    heaviest = max(rows, key=lambda row: row.peak_memory_mib)
+    searching = [row for row in rows if row.validation_accuracy is not None]
     figures = {
         "accuracy": search.accuracy(test),
         "search_epochs": args.epochs,
         "best_epoch": search.best.epoch,
         "validation_accuracy": search.best.accuracy,
-        "search_seconds": sum(row["seconds"] for row in rows),
-        "seconds_per_step": median(row["seconds_per_step"] for row in searching),
-        "peak_memory_mib": heaviest["peak_memory_mib"],
-        "peak_memory_breakdown_mib": heaviest["peak_memory_breakdown_mib"],
+        "search_seconds": sum(row.seconds for row in rows),
+        "seconds_per_step": median(row.seconds_per_step for row in searching),
+        "peak_memory_mib": heaviest.peak_memory_mib,
+        "peak_memory_breakdown_mib": heaviest.peak_memory_breakdown_mib,
         "peak_memory_test_mib": testing.mib,
         **network_figures(supernet, architecture, meta_cell),
     }
@@ -402,9 +414,9 @@ def train_derived(args, device, data, derived):
     trainer = DerivedTraining(derived, training, args.seed)
     checkpoint = args.path / "derived_checkpoint.pt"
     first = resumed_epochs(checkpoint, trainer, args.derived_epochs)
-    log = epoch_log(args.path / "derived.jsonl", first)
+    log = epoch_log(args.path / "derived.jsonl", DerivedEpochRow, first)
     events = EventLog(args.path / "tb" / "derived", first)
-    rows = log.kept
+    rows = log.rows
 
     def epoch_batches(epoch):
         return image_batches(
@@ -422,9 +434,9 @@ def train_derived(args, device, data, derived):
     with progress_bar(None, name, "step", first * steps, args.derived_epochs * steps) as progress:
         for epoch in range(first, args.derived_epochs):
             result = trainer.train_epoch(epoch, epoch_batches(epoch), on_step=progress.update)
-            rows.append({"epoch": epoch, **asdict(result)})
-            events.add_row("epoch", {**rows[-1], "lr": training.lr_at(epoch)})
-            log.append(rows[-1])
+            row = DerivedEpochRow(epoch=epoch, **asdict(result))
+            events.add_row(row, {"lr": training.lr_at(epoch)})
+            log.append(row)
             write_tensors(checkpoint, {"epoch": epoch + 1, "state": trainer.state_dict()})
             progress.set_postfix(epoch=epoch + 1, accuracy=f"{result.accuracy:.3f}", refresh=False)
 
@@ -436,17 +448,17 @@ def train_derived(args, device, data, derived):
         with PeakMemory(device, [*derived.parameters(), *derived.buffers()], batch) as memory:
             trainer.accuracy([batch])
         peaks[use] = memory.mib
-    heaviest = max(rows, key=lambda row: row["peak_memory_mib"], default={})
+    heaviest = max(rows, key=lambda row: row.peak_memory_mib, default=None)
     figures = {
         "derived_accuracy": trainer.accuracy(test),
         "derived_parameters": derived.parameter_count,
         "derived_macs": count_macs(derived, data.shape),
         "derived_epochs": args.derived_epochs,
-        "derived_seconds": sum(row["seconds"] for row in rows),
+        "derived_seconds": sum(row.seconds for row in rows),
         "derived_split_num": training.split_num,
         "derived_step_by_step": training.step_by_step,
-        "derived_peak_memory_mib": heaviest.get("peak_memory_mib"),
-        "derived_peak_memory_breakdown_mib": heaviest.get("peak_memory_breakdown_mib"),
+        "derived_peak_memory_mib": heaviest and heaviest.peak_memory_mib,
+        "derived_peak_memory_breakdown_mib": heaviest and heaviest.peak_memory_breakdown_mib,
         "derived_peak_memory_test_mib": peaks["test"],
         "derived_peak_memory_inference_mib": peaks["inference"],
     }

@@ -45,12 +45,14 @@ from torchmeta_loader import INPUT_SHAPES, content_digest, episode_loader, few_s
 from utils.errors import InputError
 from utils.report.page import write_report
 from utils.results.intervals import mean_and_ci95
+from utils.results.row_log import RowLog
+from utils.results.schema import MetaEpochRow, MetaTrainingResults, TaskRow, write_results
 from utils.run.cli import ArgumentParser, real, run, switch, whole
 from utils.run.device import choose_device, device_name
-from utils.run.files import file_digest, read_tensors, write_json, write_tensors
+from utils.run.files import file_digest, read_tensors, write_tensors
 from utils.run.progress import progress_bar
 from utils.run.ranks import join_ranks, use_one_thread
-from utils.run.run_directory import JsonLines, check_run, open_run
+from utils.run.run_directory import check_run, open_run
 from utils.run.torchrun import is_restarted, remember_run
 
 # What may differ between a run and its continuation: how long it is, where and how it runs.
@@ -277,7 +279,7 @@ def main():
 
     values, meta_cell, first = ranks.from_first(open_or_resume)
     if ranks.is_first:
-        metrics = JsonLines(args.path / "metrics.jsonl", keep=lambda number, row: number < first)
+        metrics = RowLog(args.path / "metrics.jsonl", MetaEpochRow, before=first)
         board = Board(args.path / "tb", settings, first)
         save(first)
 
@@ -353,29 +355,29 @@ def main():
             )
         if not ranks.is_first:
             continue
+        logged = MetaEpochRow(**row)
         if tests:
-            board.add_meta_test(meta_epoch, first_result, record)
-        board.add_row("meta_epoch", row | (learning_rates if tests else {}))
-        metrics.append(row)
+            board.add_meta_test(meta_epoch, TaskRow(**asdict(first_result)), record)
+        board.add_meta_epoch(logged, learning_rates if tests else {})
+        metrics.append(logged)
         progress.set_postfix(loss=f"{row['train_loss']:.3f}", accuracy=f"{row['train_accuracy']:.3f}", refresh=False)
         save(meta_epoch + 1)
     ranks.leave()
     if not ranks.is_first:
         return
     figures = network_figures(supernet, architecture, meta_cell)
-    write_json(
+    write_results(
         args.path / "results.json",
-        {
-            "task": "tfml",
-            "dataset": args.dataset,
-            "data": asdict(train_tasks.size),
-            "device": device_name(device),
-            "network": settings.as_dict(),
-            "meta_epochs": max(first, args.meta_epochs),
+        MetaTrainingResults(
+            dataset=args.dataset,
+            data=asdict(train_tasks.size),
+            device=device_name(device),
+            network=settings.as_dict(),
+            meta_epochs=max(first, args.meta_epochs),
             **figures,
-            "meta_cell (SHA-256)": file_digest(args.path / "meta_cell.pt"),
-            "settings": values,
-        },
+            meta_cell_sha256=file_digest(args.path / "meta_cell.pt"),
+            settings=values,
+        ),
     )
     write_report(args.path)
     stored, unfolded = figures["meta_cell_storage_mib"], figures["supernet_storage_mib"]

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from utils.pictures.cell_picture import as_figure, cell_graph
+from utils.pictures.small_plots import heat_map
 
 from search_space.board.board import RECORDED_TASKS, SHOWN_STEPS
 from search_space.primitives import FEW_SHOT
 from tests.conftest import rows
 from tests.helpers import edges_of
-from utils.pictures.cell_picture import as_figure, cell_graph
-from utils.pictures.small_plots import heat_map
 
 TASKS, STEPS = RECORDED_TASKS + 1, 10
 CELL_TYPES = ("normal", "reduction")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
-from search_space.board.board import RECORDED_TASKS
+from search_space.board.search_record import RECORDED_TASKS
 from search_space.flags.shared import FULL_TASK_PRESET, add_run_flags, add_search_flags, add_task_flags, preset
 from search_space.memory.plan import Prediction, Size, options, plan, predict
 from search_space.methods import METHODS, method_flags, settings_of

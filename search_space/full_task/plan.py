@@ -28,8 +28,8 @@ from search_space.primitives import FULL_TASK
 from search_space.task_search import SearchSettings, batches
 from utils.data.full_task_data import FullTask
 from utils.errors import BudgetError, InputError
+from utils.results.row_log import RowLog
 from utils.run.files import read_tensors
-from utils.run.run_directory import JsonLines
 
 
 def search_settings(args) -> SearchSettings:
@@ -184,15 +184,15 @@ def resumed_epochs(checkpoint: Path, trained, epochs: int) -> int:
     return done
 
 
-def epoch_log(path: Path, epochs: int) -> JsonLines:
-    """The log of a run whose checkpoint has done so many epochs.
+def epoch_log(path: Path, kind: type, epochs: int) -> RowLog:
+    """The log, of rows of a kind, of a run whose checkpoint has done so many epochs.
 
     Raises:
         InputError: it lacks one of them.
     """
-    log = JsonLines(path, keep=lambda number, row: row.get("epoch") == number < epochs)
-    if len(log.kept) < epochs:
-        raise InputError(f"{path} lacks epoch {len(log.kept)}, which its checkpoint has: name another folder.")
+    log = RowLog(path, kind, before=epochs)
+    if len(log.rows) < epochs:
+        raise InputError(f"{path} lacks epoch {len(log.rows)}, which its checkpoint has: name another folder.")
     return log
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from utils.tables.runs import find_runs
+from utils.tables.text import few_shot_data, full_task_data
 
 import onnas
 import tfml
@@ -18,8 +20,6 @@ from utils.errors import InputError
 from utils.run.cli import run
 from utils.tables import __main__ as command
 from utils.tables import few_shot, full_task, memory, storage
-from utils.tables.runs import find_runs
-from utils.tables.text import few_shot_data, full_task_data
 
 CELL, OTHER_CELL = "ab" * 32, "cd" * 32
 NETWORK = {"init_channels": 28, "layers": 4, "nodes": 3, "reduction_layers": [1, 3], "partial_channels": 1}

@@ -44,8 +44,8 @@ def draw_memory(panels: dict[str, dict[str, Peaks]], path: Path, absent: dict[st
         tidy(axes, "x")
         axes.set(xscale="log", xlim=(1, 20000), yticks=range(len(ways)), yticklabels=ways)
         axes.set_title(title, color=TEXT)
-        axes.set_xlabel("peak memory of adapting: MiB (the paper's: MB), a logarithmic axis", color=MUTED)
     axes.invert_yaxis()  # shared by all panels
+    figure.supxlabel("peak memory of adapting in MiB (the paper's in MB), a logarithmic axis", color=MUTED, fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     save_png(figure, path)
 

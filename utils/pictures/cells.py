@@ -16,12 +16,14 @@ NARROW = 0.56  # the same, where no name is in between
 RADIUS = 0.16  # of a node
 
 
-def cells_of(genotype: dict, network: dict) -> dict[str, Cell]:
-    """A genotype's cells by title, those that the network has."""
-    reductions = network.get("reduction_layers", [])
-    titles = {"Normal cell": genotype["normal"], "Reduction cell": genotype["reduce"]}
-    has = {"Normal cell": network.get("layers", 2) > len(reductions), "Reduction cell": bool(reductions)}
-    return {title: cell for title, cell in titles.items() if has[title]}
+def cells_of(genotype: dict, network: dict | None = None) -> dict[str, Cell]:
+    """A genotype's cells by title; given a network's settings, those that it has."""
+    cells = {"Normal cell": genotype["normal"], "Reduction cell": genotype["reduce"]}
+    if network is None:
+        return cells
+    reductions = len(network["reduction_layers"])
+    counts = {"Normal cell": network["layers"] - reductions, "Reduction cell": reductions}
+    return {title: cell for title, cell in cells.items() if counts[title]}
 
 
 def draw_genotype(cells: dict[str, Cell], path: Path) -> None:

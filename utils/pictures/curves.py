@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from utils.pictures.style import MUTED, SERIES, new_figure, tidy
 
@@ -56,7 +56,7 @@ def curve_figure(curves: Sequence[Curve], x_name: str, fractions: bool) -> Figur
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1.01) if fractions else None)
     if fractions:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axes.set_xlabel(x_name, color=MUTED, loc="right")
     figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=MUTED)
     return figure

@@ -38,7 +38,7 @@ def tidy(axes: Axes, grid: str | None = None) -> None:
     """Takes off the frame; ``grid``: the axis, "x" or "y", whose ticks get lines, or None."""
     axes.set_facecolor("none")
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelcolor=MUTED)
+    axes.tick_params(which="both", length=0, labelcolor=MUTED)
     axes.set_axisbelow(True)
     if grid:
         axes.grid(axis=grid, color=GRID)

@@ -100,18 +100,19 @@ def memory(run: RunFiles, values: dict) -> list[dict]:
         "peak_memory_breakdown_mib": "searching" if run.kind == FULL else "adapting",
         "derived_peak_memory_breakdown_mib": "training the derived network",
     }
-    return [
-        {"work": work, "parts": {kind: figure(values[key], kind, within=key) for kind in KINDS if kind in values[key]}}
-        for key, work in works.items()
-        if values.get(key)
-    ]
+    peaks = []
+    for key, work in works.items():
+        if values.get(key):
+            parts = {kind: figure(values[key], kind, within=key) for kind in KINDS if kind in values[key]}
+            peaks.append({"work": work, "parts": parts, "mib": sum(part.value for part in parts.values()) or 1})
+    return peaks
 
 
 def cells(run: RunFiles, values: dict) -> dict:
     """The drawings of the genotype's cells, by title: of a few-shot task those that the supernet has."""
     if not values.get("genotype"):
         return {}
-    network = run.results.network if run.finished and run.kind == FEW_SHOT else {}
+    network = run.results.network if run.finished and run.kind == FEW_SHOT else None
     return {
         name: as_svg(
             cell_figure({"": cell}), f"{name}: " + "; ".join(f"{op} from state {source}" for op, source in cell)

@@ -32,14 +32,16 @@ class Measure:
 
 
 FIGURES = {
-    **dict.fromkeys(("peak_memory_mib", "peak_memory_test_mib", "process_memory_mib", "found_peak_memory_mib"), max),
+    **dict.fromkeys(("peak_memory_mib", "peak_memory_test_mib", "process_memory_mib"), max),
     "seconds_per_step": median,
     **dict.fromkeys(("supernet_parameters", "macs"), fmean),
 }
-FOUND = dict.fromkeys(
-    ("found_accuracy", "found_parameters", "found_macs", "found_storage_mib", "agreement", "candidate_entropy"), fmean
-)
-DERIVED = dict.fromkeys(("derived_parameters", "derived_macs"), fmean)
+FOUND = {
+    **dict.fromkeys(("found_accuracy", "found_parameters", "found_macs", "found_storage_mib"), fmean),
+    "found_peak_memory_mib": max,
+    **dict.fromkeys(("agreement", "candidate_entropy"), fmean),
+}
+DERIVED = dict.fromkeys(("search_seconds", "derived_parameters", "derived_macs"), fmean)
 MEASURES = {
     FEW_SHOT: Measure("accuracy", half_width, "ci95", "95 % interval", FIGURES | FOUND),
     FULL: Measure("derived_accuracy", stdev, "sd", "standard deviation", FIGURES | DERIVED),

@@ -50,20 +50,22 @@ def _as_line(row: object) -> str:
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a log; none if there is no file. A last line without its end does not count: its run was killed.
+    """The rows of a log; none if there is no file. A last line that is cut short, as by a kill, is left out.
 
     Raises:
         InputError: another line is damaged, or a row's number is not that of its line.
     """
     if not path.exists():
         return []
-    rows = []
-    for number, line in enumerate(read_bytes(path, kind.writer).split(b"\n")[:-1]):
+    rows, lines = [], read_bytes(path, kind.writer).split(b"\n")
+    for number, line in enumerate(lines):
         try:
             row = from_values(kind, parse_json(line))
             if kind.index is not None and getattr(row, kind.index) != number:
                 raise ValueError(f"{kind.index} is {getattr(row, kind.index)}, not {number}")
         except ValueError as error:
+            if number == len(lines) - 1:
+                break
             raise damaged(path, f"line {number + 1}: {error}", kind.writer) from error
         rows.append(row)
     return rows

@@ -8,6 +8,7 @@ followed by the commands that fill it.
 """
 
 from pathlib import Path
+from textwrap import fill
 
 from utils.errors import InputError
 from utils.pictures.bars import draw_accuracy
@@ -44,7 +45,10 @@ def as_markdown(tables: dict[str, list[dict]], unfinished: list[dict]) -> str:
 
 def as_text(tables: dict[str, list[dict]], unfinished: list[dict]) -> str:
     """Every table in the columns that a terminal has room for, then the unfinished runs."""
-    sections = [f"{TABLES[name].TITLE}\n\n{plain(columns_of(name, tables), rows)}" for name, rows in tables.items()]
+    sections = [
+        f"{TABLES[name].TITLE}\n{fill(TABLES[name].NOTE, 100)}\n\n{plain(columns_of(name, tables), rows)}"
+        for name, rows in tables.items()
+    ]
     if unfinished:
         sections.append(f"Unfinished runs\n\n{plain(UNFINISHED_COLUMNS, unfinished)}")
     return "\n\n".join(sections)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from utils.pictures.cell_picture import as_dot, as_figure, cell_graph, draw_genotype
 
 from tests.conftest import contents, fill
 from utils.errors import InputError
 from utils.pictures import cell_picture
-from utils.pictures.cell_picture import as_dot, as_figure, cell_graph, draw_genotype
 
 OPERATIONS = ("conv_1x5_5x1", "max_pool_3x3", "skip_connect", "dil_conv_5x5")
 # Node 1 reads node 0 twice, by two operations: not what a search finds, but to be seen where it is.

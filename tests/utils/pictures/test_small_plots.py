@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from utils.pictures.small_plots import DEEP, FAINT, PAPER, ROW, heat_map, scatter
 
 

@@ -4,7 +4,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-
 from utils.report.chart import Curve, chart, ticks
 
 
