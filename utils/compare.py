@@ -19,7 +19,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.results.outcomes import MEASURES, Measure, Outcome, as_row, check_same_tasks, outcome_of
-from utils.results.run_files import read_run
+from utils.results.run_files import RunFiles, read_run
 from utils.results.schema import FEW_SHOT, FULL
 from utils.results.settings import METHODS
 from utils.run.cli import ArgumentParser, folder, run, whole
@@ -177,6 +177,18 @@ def _pass_on(lines: Iterable[str]) -> str:
     return last
 
 
+def finished_run(path: Path) -> RunFiles:
+    """Reads what onnas.py left.
+
+    Raises:
+        InputError: it is not all that a finished run leaves.
+    """
+    files = read_run(path)
+    if not files.finished:
+        raise InputError(f"{path / 'results.json'} is not of the run in its folder, which has {files.progress}.")
+    return files
+
+
 # --- The table ------------------------------------------------------------------------------------------------------
 
 
@@ -186,8 +198,8 @@ def columns(measure: Measure, first: str) -> list[Column]:
     shown = [
         Column("method", text("method"), "method"),
         Column("schedule", text("schedule"), "schedule"),
-        Column(f"{accuracy.replace('_', ' ')} (%)", percent(accuracy, f"{accuracy}_{spread}"), "accuracy %"),
-        Column(f"difference to {first} (%)", percent("difference", f"difference_{spread}", "+"), f"to {first} %"),
+        Column(f"{accuracy.replace('_', ' ')} (%)", percent(accuracy, f"{accuracy}_{spread}", "", 2), "accuracy %"),
+        Column(f"difference to {first} (%)", percent("difference", f"difference_{spread}", "+", 2), f"to {first} %"),
         Column("peak memory, adapting (MiB)", number("peak_memory_mib", ".1f"), "MiB"),
         Column("testing (MiB)", number("peak_memory_test_mib", ".1f"), "testing"),
         Column("seconds a step", number("seconds_per_step", ".3f"), "s a step"),
@@ -224,7 +236,7 @@ def main(script: Path = ONNAS):
         search(planned, script, [*flags, *passed_on, *args.flags[planned.method]])
     measure = MEASURES[args.task]
     outcomes = [
-        outcome_of(method, [read_run(planned.path) for planned in runs if planned.method == method])
+        outcome_of(method, [finished_run(planned.path) for planned in runs if planned.method == method])
         for method in args.methods
     ]
     for outcome in outcomes[1:]:

@@ -30,7 +30,7 @@ def table(trained: Path, untrained: Path, tfml: Path) -> str:
         f"{'meta-cell':<12}{'before adapting':<18}{'after (95 % interval)':<24}seconds a task",
     ]
     for name, row in results.items():
-        after = f"{row.accuracy:.1%} +- {row.accuracy_ci95:.1%}"
+        after = f"{row.accuracy:.1%}" + ("" if row.accuracy_ci95 is None else f" +- {row.accuracy_ci95:.1%}")
         lines.append(f"{name:<12}{row.accuracy_before:<18.1%}{after:<24}{row.seconds_per_task:.1f}")
     lines += [
         "",

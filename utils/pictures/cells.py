@@ -78,7 +78,7 @@ def _draw(axes: Axes, cell: Cell) -> None:
     for state, ((x, y), label) in enumerate(zip(places, labels, strict=True)):
         inner = 2 <= state < nodes + 2
         look = {"markerfacecolor": ACCENT if inner else CARD, "markeredgecolor": MUTED, "markeredgewidth": 0.7}
-        axes.plot(x, y, marker="o", markersize=2 * 72 * RADIUS, **look, zorder=3)
+        axes.plot(x, y, marker="o", markersize=2 * 72 * RADIUS, color=MUTED, **look, zorder=3)
         axes.text(x, y, label, color=PAGE if inner else TEXT, fontsize=8, ha="center", va="center", zorder=4)
     box = {"boxstyle": "round,pad=0.25", "facecolor": PAGE, "edgecolor": MUTED, "linewidth": 0.7}
     for source, target, name in edges:

@@ -1,5 +1,6 @@
 """Learning curves over one pair of axes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,24 +38,22 @@ def curve_figure(curves: Sequence[Curve], x_name: str, fractions: bool) -> Figur
     figure = new_figure(*SIZE)
     axes = figure.subplots()
     tidy(axes, "y")
-    colours = iter(SERIES)
+    colours, most = iter(SERIES), 1 if fractions else math.inf
     for curve in curves:
         look = {"label": curve.name, "color": SERIES[0] if curve.faint else next(colours)}
         x, y = zip(*curve.points, strict=True)
+        margins = curve.margins or [0] * len(y)
+        low = [max(value - margin, 0) for value, margin in zip(y, margins, strict=True)]
+        high = [min(value + margin, most) for value, margin in zip(y, margins, strict=True)]
         if curve.dots:
-            size = 2 if curve.faint else 4
-            axes.errorbar(
-                x, y, curve.margins or None, fmt="o", markersize=size, alpha=0.45 if curve.faint else 1, **look
-            )
-            continue
-        axes.plot(x, y, linestyle="-" if look["color"] == SERIES[0] else "--", **look)
-        if curve.margins:
-            ends = zip(y, curve.margins, strict=True)
-            low, high = zip(*((value - margin, value + margin) for value, margin in ends), strict=True)
+            axes.plot(x, y, "o", markersize=2 if curve.faint else 4, alpha=0.45 if curve.faint else 1, **look)
+            axes.vlines(x, low, high, color=look["color"])
+        else:
+            axes.plot(x, y, linestyle="-" if look["color"] == SERIES[0] else "--", **look)
             axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1.01) if fractions else None)
+    axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1.01 * most))
     if fractions:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axes.set_xlabel(x_name, color=MUTED, loc="right")

@@ -69,6 +69,8 @@ def as_svg(figure: Figure, description: str) -> Markup:
         r' (xmlns(:\w+)?|width|height|version)="[^"]*"', "", svg, count=5
     )  # the page's own, of the <svg> itself
     svg = re.sub(r' id="[a-z0-9]+_\d+"', "", svg)  # that another figure has, too
+    # Nothing leaves the axes, and a style would be that of the whole page.
+    svg = re.sub(r' clip-path="[^"]*"|<clipPath.*?</clipPath>|<style.*?</style>', "", svg, flags=re.DOTALL)
     for name, colour in PALETTE.items():
         svg = svg.replace(colour, f"var(--{name})")
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))

@@ -61,9 +61,9 @@ class RunFiles:
             said = f"{done['metrics']:,} of {settings['meta_epochs']:,} meta-epochs"
             return said if left > 0 else f"{said}, but no results.json: tfml.py --resume writes it"
         training = f"{done['derived']:,} of {settings['derived_epochs']:,} epochs of training"
-        return (
-            training if settings["genotype"] else f"{done['search']:,} of {settings['epochs']:,} of search, {training}"
-        )
+        if settings["genotype"]:
+            return training
+        return f"{done['search']:,} of {settings['epochs']:,} epochs of search, {training}"
 
 
 def read_run(path: Path) -> RunFiles:

@@ -93,7 +93,7 @@ def main():
     draw_accuracy(accuracy_bars(tables["few_shot"]), args.path / "few_shot.png")
     print(as_text(tables, unfinished))
     print(f"\nEvery column, and the commands that fill the tables: {args.path / 'tables.md'}")
-    print(f"The same for programs: {args.path / 'tables.json'}; pictures: memory.png and few_shot.png beside it.")
+    print(f"For programs: {args.path / 'tables.json'}; pictures: memory.png and few_shot.png beside it.")
 
 
 def _unfinished(run: RunFiles) -> dict:

@@ -67,14 +67,14 @@ def count(key: str) -> Callable[[dict], str]:
     return lambda row: "" if row.get(key) is None else f"{row[key]:d}"
 
 
-def percent(key: str, spread: str, sign: str = "") -> Callable[[dict], str]:
+def percent(key: str, spread: str, sign: str = "", digits: int = 1) -> Callable[[dict], str]:
     """E.g. "92.1 +- 1.4", from two fractions in a row; nothing where there is none."""
 
     def cell(row: dict) -> str:
         if row.get(key) is None:
             return ""
-        half = "" if row.get(spread) is None else f" +- {100 * row[spread]:.1f}"
-        return f"{100 * row[key]:{sign}.1f}{half}"
+        half = "" if row.get(spread) is None else f" +- {100 * row[spread]:.{digits}f}"
+        return f"{100 * row[key]:{sign}.{digits}f}{half}"
 
     return cell
 
