@@ -27,10 +27,11 @@ while (walker.nextNode()) {
   let around = parent;
   while (around && getComputedStyle(around).backgroundColor === "rgba(0, 0, 0, 0)") around = around.parentElement;
   let behind = getComputedStyle(around || document.body).backgroundColor;
-  // A name in a drawing stands in the box or on the node that is drawn just before it.
+  // A name in the drawing of a cell stands in the box or on the node that is drawn just before it.
   const group = parent.closest("g");
   const shape = group?.querySelector(":scope > path") || group?.previousElementSibling?.querySelector("use");
-  if (drawn && shape && getComputedStyle(shape).fill !== "none") behind = getComputedStyle(shape).fill;
+  const cell = parent.closest("svg")?.getAttribute("aria-label").includes(" cell: ");
+  if (cell && shape && getComputedStyle(shape).fill !== "none") behind = getComputedStyle(shape).fill;
   seen.push([text.data.trim(), boxes, getComputedStyle(parent)[drawn ? "fill" : "color"], behind]);
 }
 return seen;
