@@ -16,7 +16,6 @@ from search_space.methods import METHODS, method_flags
 from tests.conftest import ROOT
 from tests.utils.hand_written_runs import (
     CELL,
-    NETWORK,
     OMNIGLOT,
     OTHER_CELL,
     few_shot_run,
@@ -292,42 +291,6 @@ def test_two_tables_of_memory_have_columns_of_their_own(tmp_path):
     memory_table(tmp_path / "cpu 2", none=201)
     heads = cells_of(text_of(memory, tmp_path), "data set")[4::2]
     assert f"here, CPU, {tmp_path / 'cpu 2'} (MiB)" in heads
-
-
-PUBLISHED_SETTING = {"queries": 1, "peak_memory_mib": 6.5}
-
-
-@pytest.mark.parametrize(
-    ("search", "flags", "way"),
-    [
-        ("full", {}, "none"),
-        ("onnas", {"split_num": 5, "beta_sampling": 0}, "alpha"),
-        ("onnas", {"split_num": 5}, "alpha + beta"),
-        ("onnas", STEPWISE, "alpha + beta + step-by-step"),
-        ("onnas", {**STEPWISE, "schedule": "leanest"}, "the same, leanest schedule"),
-        ("full", STEPWISE, "all candidates, exact"),
-    ],
-)
-def test_few_shot_runs_at_the_published_setting_count_too(tmp_path, search, flags, way):
-    few_shot_run(tmp_path, search, [0.5, 0.5], {"batch_size": 15, **flags}, **PUBLISHED_SETTING)
-    table = memory.rows(find_runs([tmp_path]))
-    measured = {(row["dataset"], row["way"]): row["measured_mib"] for row in table if row["measured_mib"]}
-    assert measured == {("omniglot", way): {"few-shot tasks, CPU": 6.5}}
-
-
-@pytest.mark.parametrize(
-    ("flags", "changes"),
-    [
-        ({"batch_size": 10}, {}),
-        ({"batch_size": 15, "split_num": 2}, {}),
-        ({"batch_size": 15, "sampleno": 3}, {}),
-        ({"batch_size": 15}, {"queries": 15}),
-        ({"batch_size": 15}, {"network": {**NETWORK, "init_channels": 8}}),
-    ],
-)
-def test_few_shot_runs_at_other_settings_do_not(tmp_path, flags, changes):
-    few_shot_run(tmp_path, "onnas", [0.5, 0.5], {**STEPWISE, **flags}, **{**PUBLISHED_SETTING, **changes})
-    assert not any(row["measured_mib"] for row in memory.rows(find_runs([tmp_path])))
 
 
 # --- Storage --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -37,8 +37,8 @@ def misfit(value: object, hint: object, name: str) -> str | None:
     """None if ``value`` is of the type ``hint``, else what is wrong, e.g. 'accuracy is "high", not a number'.
 
     Args:
-        hint: int, float, str, bool, object, list[...], tuple[...], dict[str, ...], a TypedDict, a union of these, or
-            one of them annotated with a Rule. A float is finite, and a whole number is one, too.
+        hint: int, float, str, bool, object, list[...], tuple[...], dict[str, ...], a TypedDict, a dataclass, a union of
+            these, or one of them annotated with a Rule. A float is finite, and a whole number is one, too.
         name: what the message calls the value.
     """
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
@@ -48,9 +48,8 @@ def misfit(value: object, hint: object, name: str) -> str | None:
     if kind in (types.UnionType, typing.Union):
         wrong = [misfit(value, option, name) for option in arguments]
         return None if None in wrong else wrong[0]
-    if typing.is_typeddict(kind):
-        hints = typing.get_type_hints(kind, include_extras=True)
-        return misfit_keys(value, hints, kind.__required_keys__, name)
+    if typing.is_typeddict(kind) or dataclasses.is_dataclass(kind):
+        return _misfit_keys(value, kind, name)
     if not _is_a(value, list if kind is tuple else kind):
         return _wrong(value, name, WORDS.get(list if kind is tuple else kind, "null"))
     if kind is tuple and len(value) != len(arguments):
@@ -64,15 +63,27 @@ def misfit(value: object, hint: object, name: str) -> str | None:
     return None
 
 
-def misfit_keys(value: object, hints: dict[str, object], required: Collection[str], name: str) -> str | None:
-    """As :func:`misfit`, for an object with some keys; those that ``hints`` does not name may hold anything."""
+def _misfit_keys(value: object, kind: type, name: str) -> str | None:
+    """As :func:`misfit`, for an object with some keys; those that ``kind`` does not name may hold anything."""
     if not isinstance(value, dict):
         return _wrong(value, name, WORDS[dict])
+    hints = typing.get_type_hints(kind, include_extras=True)
+    if dataclasses.is_dataclass(kind):
+        parts = dataclasses.fields(kind)
+        required = {_key(part) for part in parts if part.default is dataclasses.MISSING}
+        hints = {_key(part): hints[part.name] for part in parts}
+    else:
+        required = kind.__required_keys__
     missing = next((key for key in hints if key in required and key not in value), None)
     if missing is not None:
         return f"{name} has no {missing}"
     within = "" if name == "it" else f"{name}."
     return _first(misfit(value[key], hint, f"{within}{key}") for key, hint in hints.items() if key in value)
+
+
+def _key(part: dataclasses.Field) -> str:
+    """The key in the file."""
+    return part.metadata.get("key", part.name)
 
 
 def _is_a(value: object, kind: type) -> bool:
@@ -97,7 +108,7 @@ def _wrong(value: object, name: str, expected: str) -> str:
 
 def as_values(instance: Any) -> dict[str, Any]:
     """The keys and values that a file holds of a dataclass; what is None is left out."""
-    values = {key: getattr(instance, name) for name, key in _keys(type(instance)).items()}
+    values = {_key(part): getattr(instance, part.name) for part in dataclasses.fields(instance)}
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -107,17 +118,10 @@ def from_values(kind: type, values: object) -> Any:
     Raises:
         ValueError: a key is missing or a value is of a wrong type; the message names it.
     """
-    names, hints = _keys(kind), typing.get_type_hints(kind, include_extras=True)
-    required = [names[part.name] for part in dataclasses.fields(kind) if part.default is dataclasses.MISSING]
-    wrong = misfit_keys(values, {key: hints[name] for name, key in names.items()}, required, "it")
+    wrong = misfit(values, kind, "it")
     if wrong:
         raise ValueError(wrong)
-    return kind(**{name: values[key] for name, key in names.items() if key in values})
-
-
-def _keys(kind: type) -> dict[str, str]:
-    """The key in the file for each field."""
-    return {part.name: part.metadata.get("key", part.name) for part in dataclasses.fields(kind)}
+    return kind(**{part.name: values[_key(part)] for part in dataclasses.fields(kind) if _key(part) in values})
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

@@ -11,14 +11,12 @@ from pathlib import Path
 from textwrap import fill
 
 from utils.errors import InputError
-from utils.pictures.bars import draw_accuracy
-from utils.results.published import TITLES
 from utils.results.run_files import RunFiles, find_runs
 from utils.results.schema import KINDS
 from utils.run.cli import ArgumentParser, folder, run
 from utils.run.files import replacing, write_json
 from utils.tables import few_shot, full_task, memory, storage
-from utils.tables.layout import NOT_RUN, UNFINISHED, Column, markdown, measured, plain
+from utils.tables.layout import Column, markdown, plain
 
 TABLES = {"memory": memory, "few_shot": few_shot, "full_task": full_task, "storage": storage}
 UNFINISHED_COLUMNS = (
@@ -54,24 +52,6 @@ def as_text(tables: dict[str, list[dict]], unfinished: list[dict]) -> str:
     return "\n\n".join(sections)
 
 
-def accuracy_bars(table: list[dict]) -> dict[str, list[dict]]:
-    """The few-shot table's rows as bars, a panel a data set."""
-    panels: dict[str, list[dict]] = {}
-    for row in table:
-        words = [f"{row['ways']}-way {row['shots']}-shot", row["method"], row.get("schedule", "")]
-        words.append("subset" if row.get("data", "").startswith("subset") else "")
-        known = row["state"] not in (NOT_RUN, UNFINISHED)
-        bar = {
-            "name": ", ".join(filter(None, words)),
-            "label": measured("accuracy", "accuracy_ci95")(row),
-            "value": 100 * row["accuracy"] if known else None,
-            "half": 100 * (row.get("accuracy_ci95") or 0) if known else None,
-            "kind": row.get("search"),
-        }
-        panels.setdefault(TITLES.get(row["dataset"], row["dataset"]), []).append(bar)
-    return panels
-
-
 def main():
     parser = ArgumentParser(prog="utils.tables", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -90,7 +70,7 @@ def main():
         temporary.write_text(as_markdown(tables, unfinished))
     write_json(args.path / "tables.json", {**tables, "unfinished": unfinished})
     memory.draw(tables["memory"], args.path / "memory.png")
-    draw_accuracy(accuracy_bars(tables["few_shot"]), args.path / "few_shot.png")
+    few_shot.draw(tables["few_shot"], args.path / "few_shot.png")
     print(as_text(tables, unfinished))
     print(f"\nEvery column, and the commands that fill the tables: {args.path / 'tables.md'}")
     print(f"For programs: {args.path / 'tables.json'}; pictures: memory.png and few_shot.png beside it.")

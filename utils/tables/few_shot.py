@@ -1,5 +1,8 @@
 """Table of few-shot accuracy: by data set, ways, shots and method, with the paired difference to ``full``."""
 
+from pathlib import Path
+
+from utils.pictures.bars import draw_accuracy
 from utils.results.outcomes import Outcome, as_row, differences, outcome_of, schedule, selection, tasks_of
 from utils.results.published import REPTILE, TITLES
 from utils.results.run_files import RunFiles, Runs
@@ -183,3 +186,21 @@ COLUMNS = (
     Column("adaptation", text("adaptation")),
     Column("meta-cell", meta_cell),
 )
+
+
+def draw(table: list[dict], path: Path) -> None:
+    """Draws the rows as bars, a panel a data set."""
+    panels: dict[str, list[dict]] = {}
+    for row in table:
+        words = [_task_name(row), row["method"], row.get("schedule", "")]
+        words.append("subset" if row.get("data", "").startswith("subset") else "")
+        known = "accuracy" in row
+        bar = {
+            "name": ", ".join(filter(None, words)),
+            "label": measured("accuracy", "accuracy_ci95")(row),
+            "value": 100 * row["accuracy"] if known else None,
+            "half": 100 * row.get("accuracy_ci95", 0) if known else None,
+            "kind": row.get("search"),
+        }
+        panels.setdefault(dataset(row), []).append(bar)
+    draw_accuracy(panels, path)

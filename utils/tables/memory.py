@@ -4,39 +4,17 @@ from pathlib import Path
 
 from utils.pictures.bars import draw_memory
 from utils.results.published import MEMORY, MEMORY_CPU, MEMORY_GPU, TITLES
-from utils.results.run_files import RunFiles, Runs
-from utils.results.schema import FEW_SHOT
+from utils.results.run_files import Runs
 from utils.tables.layout import NOT_PUBLISHED, NOT_RUN, Column, dataset, device, text
 
 TITLE = "Memory"
-COMMANDS = """\
-python -m search_space.memory_table --path runs/memory  # every row, on images of noise
-# few-shot tasks: the step-by-step row, with a meta-cell of C = 28 and 4 cells; memory needs no training
-for dataset in omniglot miniimagenet; do
-    python tfml.py --dataset $dataset --meta_epochs 0 --path runs/tfml_$dataset
-    python onnas.py --meta_cell runs/tfml_$dataset/meta_cell.pt --dataset $dataset --n 5 --k 5 --q 1 --batch_size 15 \\
-        --split_num 5 --path runs/memory_tasks/$dataset
-done"""
+COMMANDS = "python -m search_space.memory_table --path runs/memory  # every row, on images of noise"
 DATASETS = ("miniimagenet", "omniglot")
-TASKS = "few-shot tasks"
-# The published setting, which a few-shot run must have to be put beside it.
-TASK = {"ways": 5, "shots": 5, "queries": 1}
-NETWORK = {"init_channels": 28, "layers": 4, "nodes": 3, "reduction_layers": [1, 3], "partial_channels": 1}
-BATCH, SPLIT, CANDIDATES = 15, 5, 2
-# (--search, schedule, --split_num, --beta_sampling) of each row; None: it does not matter.
-WAYS = {
-    "none": ("full", "ordinary", 1, None),
-    "alpha": ("onnas", "ordinary", SPLIT, 0),
-    "alpha + beta": ("onnas", "ordinary", SPLIT, 1),
-    "alpha + beta + step-by-step": ("onnas", "fastest", SPLIT, 1),
-    "the same, leanest schedule": ("onnas", "leanest", SPLIT, 1),
-    "all candidates, exact": ("full", "fastest", SPLIT, None),
-}
 NOTE = "5-way 5-shot, one query a class, batches of 15 (in micro-batches of 3, but for none), C = 28, 4 cells."
 
 
 def rows(runs: Runs) -> list[dict]:
-    """A row a data set and way to search; what was not run is not in its "measured"."""
+    """A row a data set and way to search; what was not run is not in its "measured_mib"."""
     table = []
     for name in DATASETS:
         measured = {way: _measured(runs, name, way) for way in MEMORY}
@@ -50,36 +28,19 @@ def rows(runs: Runs) -> list[dict]:
 
 
 def _measured(runs: Runs, name: str, way: str) -> dict[str, float]:
-    """By where it was measured."""
-    where = [f"here, {device(table)}" for table in runs.memory.values()]
+    """Peaks in MiB, by where they were measured."""
+    places = [f"here, {device(table)}" for table in runs.memory.values()]
     found = {}
-    for place, (path, table) in zip(where, runs.memory.items(), strict=True):
+    for place, (path, table) in zip(places, runs.memory.items(), strict=True):
         peaks = table["peaks"].get(TITLES[name], {})
         if way in peaks:  # two tables of a device are told apart by their folders
-            found[place if where.count(place) == 1 else f"{place}, {path.parent}"] = peaks[way]["adapting_mib"]
-    for run in runs.finished(FEW_SHOT):
-        if run.results.dataset == name and run.results.peak_memory_mib and _fits(run, way):
-            place = f"{TASKS}, {device({'device': run.results.device})}"
-            found[place] = max(found.get(place, 0), run.results.peak_memory_mib)
+            found[place if places.count(place) == 1 else f"{place}, {path.parent}"] = peaks[way]["adapting_mib"]
     return found
 
 
-def _fits(run: RunFiles, way: str) -> bool:
-    result, settings = run.results, run.settings
-    search, schedule, split, one_pair = WAYS[way]
-    return (
-        {key: getattr(result, key) for key in TASK} == TASK
-        and {key: result.network.get(key) for key in NETWORK} == NETWORK
-        and settings.get("batch_size") == BATCH
-        and (result.search, settings.get("schedule"), settings.get("split_num")) == (search, schedule, split)
-        and (one_pair is None or (settings.get("beta_sampling"), settings.get("sampleno")) == (one_pair, CANDIDATES))
-    )
-
-
 def sources(table: list[dict]) -> list[str]:
-    """Where peaks were measured, the memory tables first."""
-    found = dict.fromkeys(name for row in table for name in row["measured_mib"])
-    return sorted(found, key=lambda name: name.startswith(TASKS)) or ["here"]
+    """Where peaks were measured."""
+    return list(dict.fromkeys(name for row in table for name in row["measured_mib"])) or ["here"]
 
 
 def columns(table: list[dict]) -> list[Column]:
