@@ -120,7 +120,7 @@ def choose_cells(args: argparse.Namespace) -> dict[str, str | None]:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of onnas.py; no seed where the flags that go there settle it."""
 
     method: str
@@ -128,14 +128,16 @@ class Run:
     seed: int | None = None
 
 
-def plan_runs(args: argparse.Namespace) -> list[Run]:
+def plan_runs(args: argparse.Namespace) -> list[PlannedRun]:
     """Method by method, seed by seed."""
     if not args.seeds:
-        return [Run(method, args.path / method) for method in args.methods]
-    return [Run(method, args.path / f"{method}_seed{seed}", seed) for method in args.methods for seed in args.seeds]
+        return [PlannedRun(method, args.path / method) for method in args.methods]
+    return [
+        PlannedRun(method, args.path / f"{method}_seed{seed}", seed) for method in args.methods for seed in args.seeds
+    ]
 
 
-def search(planned: Run, script: Path, flags: list[str]) -> None:
+def search(planned: PlannedRun, script: Path, flags: list[str]) -> None:
     """Runs onnas.py, or what is left of a run; what it says goes to stderr as it comes.
 
     Raises:

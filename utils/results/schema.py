@@ -16,6 +16,8 @@ from utils.run.files import write_json
 FEW_SHOT, FULL, TFML = "fewshot", "full", "tfml"
 
 Amount = Annotated[float, Rule(lambda value: value >= 0, "0 or more")]
+Seconds = Annotated[float, Rule(lambda value: 0 <= value < 1e10, "a time in seconds")]
+Storage = Annotated[float, Rule(lambda value: value > 0, "more than 0")]
 Fraction = Annotated[float, Rule(lambda value: 0 <= value <= 1, "from 0 to 1")]
 # An image inside the page, never an address from which a browser would fetch one.
 DataUri = Annotated[
@@ -28,7 +30,8 @@ def _is_cell(edges: list) -> bool:
     return len(edges) % 2 == 0 and all(source < number // 2 + 2 for number, (_, source) in enumerate(edges))
 
 
-Cell = Annotated[list[tuple[str, Count]], Rule(_is_cell, "a cell of two edges a node")]
+Operation = Annotated[str, Rule(lambda name: 0 < len(name) <= 40, "the name of an operation")]
+Cell = Annotated[list[tuple[Operation, Count]], Rule(_is_cell, "a cell of two edges a node")]
 
 
 class Cells(TypedDict):
@@ -36,6 +39,15 @@ class Cells(TypedDict):
 
     normal: Cell
     reduce: Cell
+
+
+class Network(TypedDict):
+    """The settings of a supernet, among others."""
+
+    init_channels: Count
+    layers: Count
+    nodes: Count
+    reduction_layers: list[Count]
 
 
 class SplitSize(TypedDict):
@@ -77,7 +89,7 @@ class FoundFigures:
     found_accuracy: Fraction | None = None
     found_parameters: Count | None = None
     found_macs: Count | None = None
-    found_storage_mib: Amount | None = None
+    found_storage_mib: Storage | None = None
     found_peak_memory_mib: Amount | None = None
     macs: Count | None = None
     agreement: Fraction | None = None
@@ -90,10 +102,10 @@ class Results:
 
     dataset: str
     device: str
-    network: dict[str, object]
+    network: Network
     supernet_parameters: Count | None = None
-    supernet_storage_mib: Amount | None = None
-    meta_cell_storage_mib: Amount | None = None
+    supernet_storage_mib: Storage | None = None
+    meta_cell_storage_mib: Storage | None = None
     process_memory_mib: Amount | None = None
 
 
@@ -116,8 +128,8 @@ class FewShotResults(FoundFigures, Peaks, Results):
     accuracy_ci95: Amount | None = None
     accuracy_before: Fraction
     found_accuracy_ci95: Amount | None = None
-    seconds_per_task: Amount
-    seconds_per_step: Amount
+    seconds_per_task: Seconds
+    seconds_per_step: Seconds
     genotype: Cells
     settings: OnnasSettings
 
@@ -131,8 +143,8 @@ class SearchFigures(Peaks):
     search_epochs: Count | None = None
     best_epoch: Count | None = None
     validation_accuracy: Fraction | None = None
-    search_seconds: Amount | None = None
-    seconds_per_step: Amount | None = None
+    search_seconds: Seconds | None = None
+    seconds_per_step: Seconds | None = None
     macs: Count | None = None
 
 
@@ -148,7 +160,7 @@ class FullTaskResults(SearchFigures, Results):
     derived_parameters: Count
     derived_macs: Count
     derived_epochs: Count
-    derived_seconds: Amount
+    derived_seconds: Seconds
     derived_split_num: Count
     derived_step_by_step: bool
     derived_peak_memory_mib: Amount | None = None
@@ -213,8 +225,8 @@ class TaskRow(FoundFigures, Peaks):
     accuracy: Fraction
     accuracy_before: Fraction
     loss: Amount | None = None
-    seconds: Amount
-    seconds_per_step: Amount
+    seconds: Seconds
+    seconds_per_step: Seconds
     genotype: Cells
     predictions: list[Count]
 
@@ -228,7 +240,7 @@ class MetaEpochRow(Peaks):
     meta_epoch: Count
     train_loss: Amount
     train_accuracy: Fraction
-    seconds: Amount
+    seconds: Seconds
     tasks_per_second: Amount
     test_loss: Amount | None = None
     test_accuracy: Fraction | None = None
@@ -250,8 +262,8 @@ class SearchEpochRow(Peaks):
     loss: Amount
     accuracy: Fraction
     validation_accuracy: Fraction | None = None
-    seconds: Amount
-    seconds_per_step: Amount
+    seconds: Seconds
+    seconds_per_step: Seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +275,7 @@ class DerivedEpochRow(Peaks):
     epoch: Count
     loss: Amount
     accuracy: Fraction
-    seconds: Amount
+    seconds: Seconds
 
 
 class ShownQuery(TypedDict):
@@ -291,6 +303,10 @@ class ExampleRow:
     index: ClassVar[str | None] = None
     classes: list[str]
     shown: list[ShownClass]
+
+    def __post_init__(self):
+        if len(self.shown) > len(self.classes):
+            raise ValueError("it shows more classes than it names")
 
 
 AnyRow = TaskRow | MetaEpochRow | SearchEpochRow | DerivedEpochRow | ExampleRow

@@ -13,9 +13,14 @@ Method = Annotated[str, Rule(METHODS.__contains__, f"one of {', '.join(METHODS)}
 Count = Annotated[int, Rule(lambda value: value >= 0, "0 or more")]
 
 
-class OptionalSettings(TypedDict, total=False):
+META_CELL = "meta_cell (SHA-256)"
+Digests = TypedDict("Digests", {META_CELL: str | None}, total=False)
+
+
+class OptionalSettings(Digests, total=False):
     """What a kind of run may lack."""
 
+    use_vinyals_split: Count | None
     name: str | None
     seed: Count | None
     split_num: Count | None

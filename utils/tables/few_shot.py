@@ -7,7 +7,7 @@ from utils.results.outcomes import Outcome, as_row, differences, outcome_of, sch
 from utils.results.published import REPTILE, TITLES
 from utils.results.run_files import RunFiles, Runs
 from utils.results.schema import FEW_SHOT, FewShotResults
-from utils.results.settings import METHODS
+from utils.results.settings import META_CELL, METHODS
 from utils.tables.data_size import few_shot_data
 from utils.tables.layout import (
     NOT_RUN,
@@ -56,7 +56,6 @@ RELAXATION = (
     "alpha_prune_threshold",
 )
 OWN_RELAXATION = ("darts", "pcdarts")
-META_CELL = "meta_cell (SHA-256)"
 NOTE = (
     "Accuracy with the 95 % interval over tasks; Reptile's is of a fixed network. Differences are task by task, to "
     "the full search from the same meta-cell and with the same settings. The meta-cell is named by its SHA-256."

@@ -3,6 +3,7 @@
 from utils.results.published import STORAGE_RATIO, TITLES
 from utils.results.run_files import RunFiles, Runs
 from utils.results.schema import FEW_SHOT, FULL, TFML
+from utils.results.settings import META_CELL
 from utils.tables.data_size import few_shot_data
 from utils.tables.layout import NOT_RUN, PUBLISHED, RUN, Column, meta_cell, number, text
 
@@ -11,7 +12,6 @@ COMMANDS = """\
 python tfml.py --dataset omniglot --meta_epochs 0 --path runs/storage/omniglot  # untrained: training changes no size
 python tfml.py --dataset miniimagenet --meta_epochs 0 --path runs/storage/miniimagenet
 python tfml.py --dataset omniglot --meta_epochs 0 --cells separate --path runs/storage/metanas"""
-META_CELL = "meta_cell (SHA-256)"
 NOTE = "Parameters of the supernet, alpha and beta, as they are stored; a meta-cell is named by its SHA-256."
 
 
@@ -20,14 +20,14 @@ def rows(runs: Runs) -> list[dict]:
     table: dict[tuple, dict] = {}
     for run in [*runs.finished(TFML), *runs.finished(FEW_SHOT), *runs.finished(FULL)]:
         result = run.results
-        if result.meta_cell_storage_mib is None:
+        if result.meta_cell_storage_mib is None or result.supernet_storage_mib is None:
             continue
         digest = result.meta_cell_sha256 if run.kind == TFML else run.settings.get(META_CELL)
         row = {
             "state": RUN,
-            "cells": result.network.get("layers"),
-            "init_channels": result.network.get("init_channels"),
-            "nodes": result.network.get("nodes"),
+            "cells": result.network["layers"],
+            "init_channels": result.network["init_channels"],
+            "nodes": result.network["nodes"],
             "supernet_storage_mib": result.supernet_storage_mib,
             "meta_cell_storage_mib": result.meta_cell_storage_mib,
             "ratio": result.supernet_storage_mib / result.meta_cell_storage_mib,
