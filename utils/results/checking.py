@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from utils.errors import InputError
+from utils.run.files import read_file
 
 LARGEST = 2**63  # no whole number of a run is larger
+LARGEST_FILE = 2**30  # bytes
 LONGEST = 40  # characters of a wrong value that a message quotes
 WORDS = {
     int: "a whole number",
@@ -155,17 +157,14 @@ def read_json(path: Path, writer: str) -> object:
 
 
 def read_bytes(path: Path, writer: str) -> bytes:
-    """The content of a file.
+    """The content of a file on a disk; ``writer`` is the script that writes it.
 
     Raises:
-        InputError: there is none, it is no regular file, or it cannot be read.
+        InputError: there is none, it is no regular file, it is too large, or it cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise damaged(path, "it is no regular file", writer)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; {writer} writes it.") from error
+    if not path.exists():
+        raise InputError(f"there is no {path}: {writer} writes it.")
+    return read_file(path, LARGEST_FILE)
 
 
 def damaged(path: Path, wrong: str, writer: str) -> InputError:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from utils.errors import WriteError
 from utils.results.checking import as_values, damaged, from_values, parse_json, read_bytes
 from utils.run.files import replacing
+from utils.run.run_directory import still_there
 
 Row = TypeVar("Row")
 
@@ -35,9 +36,11 @@ class RowLog(Generic[Row]):
         """Writes one row.
 
         Raises:
+            InputError: the run's folder has been deleted.
             WriteError: the file cannot be written.
         """
         self.rows.append(row)
+        still_there(self.path.parent)
         try:
             with self.path.open("a") as file:
                 file.write(_as_line(row))

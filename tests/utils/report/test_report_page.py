@@ -157,7 +157,7 @@ def test_operations_of_the_genotype_are_drawn(tmp_path):
 
 
 def test_only_cells_that_the_network_has_are_drawn(tmp_path):
-    network = {"layers": 2, "reduction_layers": [0, 1]}
+    network = {"init_channels": 4, "layers": 2, "nodes": 2, "reduction_layers": [0, 1]}
     text = page_of(few_shot_run(tmp_path, "onnas", ACCURACIES, network=network)).text
     assert "Reduction cell" in text
     assert "Normal cell" not in text
