@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import random
+import shutil
 import string
 
 import pytest
@@ -14,6 +15,7 @@ from utils.results.checking import as_values
 from utils.results.row_log import RowLog, read_rows
 from utils.results.run_files import read_run
 from utils.results.schema import ExampleRow, MetaEpochRow, TaskRow, read_results, write_results
+from utils.run.run_directory import lock_folder
 
 DEEP = "[" * 100_000
 
@@ -158,3 +160,12 @@ def test_an_image_is_inside_the_page(tmp_path, uri):
 def test_rows_of_tasks(tmp_path):
     folder = few_shot_run(tmp_path, "onnas", [0.5, 0.75])
     assert [(task.task, task.accuracy) for task in read_rows(folder / "tasks.jsonl", TaskRow)] == [(0, 0.5), (1, 0.75)]
+
+
+def test_a_log_notices_that_its_run_was_deleted(tmp_path):
+    path = tmp_path / "run"
+    lock_folder(path)
+    log = RowLog(path / "log", MetaEpochRow)
+    shutil.rmtree(path)
+    with pytest.raises(InputError, match="deleted"):
+        log.append(row(0))
