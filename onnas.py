@@ -27,7 +27,8 @@ from models.derived_network import DerivedNetwork
 from models.pruned_network import PrunedNetwork
 from models.textbook_norm import with_textbook_norm
 from search_space.agreement import searched_network
-from search_space.board.board import Board, record_of
+from search_space.board.board import Board
+from search_space.board.search_record import record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.declare import FULL
 from search_space.flags.less_memory import less_memory
@@ -44,7 +45,7 @@ from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episode
 from utils.data.full_task_data import DATASETS, FullTask, load_full_task, stratified_halves
 from utils.draws import derive_seed
 from utils.export import check_export_path, export_network
-from utils.pictures.cell_picture import draw_genotype
+from utils.pictures.cells import cells_of, draw_genotype
 from utils.report.page import write_report
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.intervals import mean_and_ci95
@@ -252,7 +253,7 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         del search
     save_genotype(genotype, path / "genotype.json")
     save_genotype(genotype, path / "genotype.txt")
-    draw_genotype({"normal": genotype.normal, "reduction": genotype.reduce}, path / "genotype.png")
+    draw_genotype(cells_of(genotype.as_dict()), path / "genotype.png")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(flags.run.seed, "derived initial weights"))
         derived = DerivedNetwork(derived_settings(flags, plan.network, genotype), len(data.classes)).to(device)

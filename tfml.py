@@ -34,7 +34,7 @@ from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episode
 from utils.errors import InputError
 from utils.report.page import write_report
 from utils.results.intervals import mean_and_ci95
-from utils.results.schema import MetaEpochRow, MetaTrainingResults, TaskRow, as_values, write_results
+from utils.results.schema import MetaEpochRow, MetaTrainingResults, TaskRow, write_results
 from utils.run.cli import run
 from utils.run.device import choose_device, device_name
 from utils.run.files import file_digest
@@ -228,7 +228,7 @@ def main():
             metrics.append(row)
             if tests:
                 board.add_meta_test(meta_epoch, first_task, record)
-            board.add_row("meta_epoch", as_values(row) | (learning_rates(flags) if tests else {}))
+            board.add_meta_epoch(row, learning_rates(flags) if tests else {})
             progress.set_postfix(loss=f"{row.train_loss:.3f}", accuracy=f"{row.train_accuracy:.3f}", refresh=False)
             save(path, meta_cell, meta_epoch + 1)
     ranks.leave()

@@ -19,7 +19,7 @@ from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSe
 from search_space.task_search import TaskSearch
 from utils.draws import Draws
 from utils.memory import PeakMemory
-from utils.pictures.memory_bars import draw_memory_bars
+from utils.pictures.bars import draw_memory
 from utils.results.published import MEMORY, MEMORY_CPU, MEMORY_GPU
 from utils.run.cli import DEVICES, ArgumentParser, place, run, whole
 from utils.run.device import choose_device, device_name
@@ -89,8 +89,8 @@ def draw(measured: dict, path: Path) -> None:
     for name in SHAPES:
         gpu, cpu = ({row: MEMORY[row][name.lower()][number] for row in ROWS} for number in (0, 1))
         here = {row: measured[name][row]["adapting_mib"] for row in ROWS}
-        panels[f"{name}: peak memory of adapting"] = {MEMORY_GPU: gpu, MEMORY_CPU: cpu, "here (MiB)": here}
-    draw_memory_bars(panels, path)
+        panels[name] = {MEMORY_GPU: gpu, MEMORY_CPU: cpu, "here (MiB)": here}
+    draw_memory(panels, path)
 
 
 def main():

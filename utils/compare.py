@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.results.outcomes import FEW_SHOT, FULL, MEASURES, Measure, Outcome, as_row, check_same_tasks, read_outcome
+from utils.results.outcomes import MEASURES, Measure, Outcome, as_row, check_same_tasks, outcome_of
+from utils.results.run_files import RunFiles, read_run
+from utils.results.schema import FEW_SHOT, FULL
+from utils.results.settings import METHODS
 from utils.run.cli import ArgumentParser, folder, run, whole
 from utils.run.files import replacing, write_json
 from utils.run.run_directory import lock_folder
+from utils.tables.layout import Column, markdown, number, percent, plain, text
 
 ONNAS = Path(__file__).resolve().parents[1] / "onnas.py"
-METHODS = ("full", "darts", "pcdarts", "metanas", "random", "onnas")
 # Methods whose meta-cell is of another kind: the flag that names it, and what makes it.
 OWN_CELLS = {
     "metanas": ("metanas_cells", "tfml.py --cells separate"),
@@ -83,13 +86,13 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
 
 def _flags_by_method(parser: ArgumentParser, pairs: list[list[str]]) -> dict[str, list[str]]:
     flags = {method: [] for method in METHODS}
-    for method, text in pairs:
+    for method, given in pairs:
         if method not in METHODS:
             parser.error(f"argument --flags: expected one of {', '.join(METHODS)}, got {method!r}")
         try:
-            flags[method] += shlex.split(text)
+            flags[method] += shlex.split(given)
         except ValueError as error:
-            parser.error(f"argument --flags: expected flags as in a shell, got {text!r}: {error}")
+            parser.error(f"argument --flags: expected flags as in a shell, got {given!r}: {error}")
     return flags
 
 
@@ -117,7 +120,7 @@ def choose_cells(args: argparse.Namespace) -> dict[str, str | None]:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of onnas.py; no seed where the flags that go there settle it."""
 
     method: str
@@ -125,14 +128,16 @@ class Run:
     seed: int | None = None
 
 
-def plan_runs(args: argparse.Namespace) -> list[Run]:
+def plan_runs(args: argparse.Namespace) -> list[PlannedRun]:
     """Method by method, seed by seed."""
     if not args.seeds:
-        return [Run(method, args.path / method) for method in args.methods]
-    return [Run(method, args.path / f"{method}_seed{seed}", seed) for method in args.methods for seed in args.seeds]
+        return [PlannedRun(method, args.path / method) for method in args.methods]
+    return [
+        PlannedRun(method, args.path / f"{method}_seed{seed}", seed) for method in args.methods for seed in args.seeds
+    ]
 
 
-def search(planned: Run, script: Path, flags: list[str]) -> None:
+def search(planned: PlannedRun, script: Path, flags: list[str]) -> None:
     """Runs onnas.py, or what is left of a run; what it says goes to stderr as it comes.
 
     Raises:
@@ -174,38 +179,48 @@ def _pass_on(lines: Iterable[str]) -> str:
     return last
 
 
+def finished_run(path: Path) -> RunFiles:
+    """Reads what onnas.py left.
+
+    Raises:
+        InputError: it is not all that a finished run leaves.
+    """
+    files = read_run(path)
+    if not files.finished:
+        raise InputError(f"{path / 'results.json'} is not of the run in its folder, which has {files.progress}.")
+    return files
+
+
 # --- The table ------------------------------------------------------------------------------------------------------
 
 
-def as_markdown(rows: list[dict], measure: Measure) -> str:
-    """The table, a line a method; the differences are to the first."""
-    accuracy = measure.accuracy.replace("_", " ")
-    heads = ["method", "schedule", accuracy, f"difference to {rows[0]['method']}"]
-    heads += [column.heading for column in measure.columns]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for row in rows:
-        cells = [row["method"], row["schedule"]]
-        cells += [_percent(row, measure.accuracy, measure, ""), _percent(row, "difference", measure, "+")]
-        cells += [format(row[column.key], column.form) if column.key in row else "" for column in measure.columns]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _percent(row: dict, key: str, measure: Measure, sign: str) -> str:
-    if key not in row:
-        return ""
-    spread = row.get(f"{key}_{measure.spread_key}")
-    return f"{row[key]:{sign}.2%}" + ("" if spread is None else f" +- {spread:.2%}")
+def columns(measure: Measure, first: str) -> list[Column]:
+    """Of the table, with a line a method; the differences are to the method ``first``."""
+    accuracy, spread = measure.accuracy, measure.spread_key
+    shown = [
+        Column("method", text("method"), "method"),
+        Column("schedule", text("schedule"), "schedule"),
+        Column(f"{accuracy.replace('_', ' ')} (%)", percent(accuracy, f"{accuracy}_{spread}", "", 2), "accuracy %"),
+        Column(f"difference to {first} (%)", percent("difference", f"difference_{spread}", "+", 2), f"to {first} %"),
+        Column("peak memory, adapting (MiB)", number("peak_memory_mib", ".1f"), "MiB"),
+        Column("testing (MiB)", number("peak_memory_test_mib", ".1f"), "testing"),
+        Column("seconds a step", number("seconds_per_step", ".3f"), "s a step"),
+        Column("supernet parameters", number("supernet_parameters", ",.0f")),
+    ]
+    if measure is MEASURES[FULL]:
+        shown.append(Column("derived parameters", number("derived_parameters", ",.0f"), "parameters"))
+        shown.append(Column("derived MACs", number("derived_macs", ",.0f"), "MACs"))
+    return shown
 
 
 def caption(outcome: Outcome, task: str) -> str:
     """What the methods were run on, and what "+-" stands for."""
     result, spread = outcome.results[0], MEASURES[task].spread_name
     if task == FULL:
-        return f"{result['dataset']}, seeds {', '.join(map(str, outcome.samples))}; +- is the {spread} over seeds."
+        return f"{result.dataset}, seeds {', '.join(map(str, outcome.samples))}; +- is the {spread} over seeds."
     return (
-        f"{len(outcome.samples)} {result['dataset']} tasks, {result['ways']}-way {result['shots']}-shot, "
-        f"{result['queries']} queries a class, seed {result['settings'].get('seed')}; "
+        f"{len(outcome.samples)} {result.dataset} tasks, {result.ways}-way {result.shots}-shot, "
+        f"{result.queries} queries a class, seed {result.settings.get('seed')}; "
         f"differences are task by task, +- is the {spread}."
     )
 
@@ -215,25 +230,25 @@ def main(script: Path = ONNAS):
     cells = choose_cells(args)
     runs = plan_runs(args)
     lock_folder(args.path)
-    for number, planned in enumerate(runs, start=1):
-        print(f"{number}/{len(runs)} {planned.path.name}", file=sys.stderr)
+    for place, planned in enumerate(runs, start=1):
+        print(f"{place}/{len(runs)} {planned.path.name}: loading ...", file=sys.stderr)
         flags = ["--task", FULL] if args.task == FULL else []
         flags += ["--meta_cell", cells[planned.method]] if cells[planned.method] else []
         flags += ["--seed", str(planned.seed)] if planned.seed is not None else []
         search(planned, script, [*flags, *passed_on, *args.flags[planned.method]])
     measure = MEASURES[args.task]
     outcomes = [
-        read_outcome(method, args.task, [planned.path for planned in runs if planned.method == method])
+        outcome_of(method, [finished_run(planned.path) for planned in runs if planned.method == method])
         for method in args.methods
     ]
     for outcome in outcomes[1:]:
         check_same_tasks(outcome, outcomes[0])
-    rows = [as_row(outcome, outcomes[0], measure) for outcome in outcomes]
-    text = f"{caption(outcomes[0], args.task)}\n\n{as_markdown(rows, measure)}\n"
+    rows = [as_row(outcome, outcomes[0]) for outcome in outcomes]
+    shown, about = columns(measure, outcomes[0].method), caption(outcomes[0], args.task)
     with replacing(args.path / "compare.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(f"{about}\n\n{markdown(shown, rows)}\n")
     write_json(args.path / "compare.json", {"task": args.task, "methods": rows})
-    print(text, end="")
+    print(f"{about}\n\n{plain(shown, rows)}\n\nThe whole table: {args.path / 'compare.md'}")
 
 
 if __name__ == "__main__":

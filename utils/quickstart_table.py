@@ -5,10 +5,9 @@ python -m utils.quickstart_table --trained DIR --untrained DIR --tfml DIR
 
 from pathlib import Path
 
-from utils.results.rows import read_rows
+from utils.results.row_log import read_rows
+from utils.results.schema import MetaEpochRow, read_results
 from utils.run.cli import ArgumentParser, run
-
-WRITER = "quickstart.sh"
 
 
 def table(trained: Path, untrained: Path, tfml: Path) -> str:
@@ -18,31 +17,27 @@ def table(trained: Path, untrained: Path, tfml: Path) -> str:
         trained, untrained: the folders that onnas.py wrote with the trained and with the untrained meta-cell.
         tfml: the folder that tfml.py wrote.
     """
-    keys = ("tasks", "dataset", "ways", "shots", "queries", "accuracy", "accuracy_ci95", "accuracy_before")
-    keys += ("seconds_per_task", "peak_memory_mib")
-    keys += ("supernet_parameters", "supernet_storage_mib", "meta_cell_storage_mib")
     results = {
-        name: read_rows(path / "results.json", *keys, writer=WRITER)[0]
-        for name, path in (("untrained", untrained), ("trained", trained))
+        name: read_results(path / "results.json") for name, path in (("untrained", untrained), ("trained", trained))
     }
     result = results["trained"]
-    training = read_rows(tfml / "metrics.jsonl", "seconds", writer=WRITER)
-    whole, folded = result["supernet_storage_mib"], result["meta_cell_storage_mib"]
+    training = read_rows(tfml / "metrics.jsonl", MetaEpochRow)
+    whole, folded = result.supernet_storage_mib, result.meta_cell_storage_mib
     lines = [
-        f"{result['tasks']} {result['dataset']} tasks, {result['ways']}-way {result['shots']}-shot, "
-        f"{result['queries']} queries a class",
+        f"{result.tasks} {result.dataset} tasks, {result.ways}-way {result.shots}-shot, "
+        f"{result.queries} queries a class",
         "",
         f"{'meta-cell':<12}{'before adapting':<18}{'after (95 % interval)':<24}seconds a task",
     ]
     for name, row in results.items():
-        after = f"{row['accuracy']:.1%} +- {row['accuracy_ci95']:.1%}"
-        lines.append(f"{name:<12}{row['accuracy_before']:<18.1%}{after:<24}{row['seconds_per_task']:.1f}")
+        after = f"{row.accuracy:.1%}" + ("" if row.accuracy_ci95 is None else f" +- {row.accuracy_ci95:.1%}")
+        lines.append(f"{name:<12}{row.accuracy_before:<18.1%}{after:<24}{row.seconds_per_task:.1f}")
     lines += [
         "",
-        f"supernet       {result['supernet_parameters']:,} parameters",
+        f"supernet       {result.supernet_parameters:,} parameters",
         f"storage        {whole:.3f} MiB unfolded, {folded:.3f} MiB as a meta-cell: {whole / folded:.2f} times less",
-        f"peak memory    {result['peak_memory_mib']:.1f} MiB while adapting",
-        f"meta-training  {sum(row['seconds'] for row in training):.0f} s for {len(training)} meta-epochs",
+        f"peak memory    {result.peak_memory_mib:.1f} MiB while adapting",
+        f"meta-training  {sum(row.seconds for row in training):.0f} s for {len(training)} meta-epochs",
         "",
         f"meta-cell      {tfml / 'meta_cell.pt'}",
         f"pictures       {trained / 'report.html'}",

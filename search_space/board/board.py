@@ -1,91 +1,80 @@
-"""What searches did, as TensorBoard shows it: a run of its own for each task whose steps are recorded."""
+"""What searches did, as TensorBoard shows it: scalars of every row, and of some tasks and epochs pictures.
 
-import re
-import shutil
-from dataclasses import asdict
+TensorBoard opens on accuracy, loss and memory; a picture's slider goes through the tasks, meta-tests or epochs.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+
+from matplotlib.figure import Figure
 
 from models.supernet import SupernetSettings
-from search_space.board.search_pictures import SearchPictures, picture_of_cells, picture_of_expectation
-from search_space.board.search_record import (
-    KINDS,
-    Choices,
-    SearchRecord,
-    State,
-    Values,
-    against_final,
-    correlation,
-    mean_absolute_error,
-)
+from search_space.board.figures import architecture_figure, choices_figure, expectation_figure, steps_figure
+from search_space.board.search_record import Choices, SearchRecord, State, Values
 from search_space.full_task.search import FullTaskSearch
-from search_space.genotype import Genotype
+from utils.pictures.cells import cell_figure, cells_of
 from utils.pictures.event_log import EventLog
-from utils.results.schema import TaskRow
-from utils.run.run_directory import JsonLines
-
-RECORDED_TASKS = 3  # of a run of few-shot tasks the first are recorded step by step
-SHOWN_STEPS = 10  # whose pictures are drawn; of more, TensorBoard shows ten unless told otherwise
+from utils.results.row_log import RowLog, read_rows
+from utils.results.schema import MetaEpochRow, SearchEpochRow, TaskRow
 
 
-def record_of(task: int) -> SearchRecord | None:
-    """For a test task that is to be recorded step by step."""
-    return SearchRecord() if task < RECORDED_TASKS else None
+def add_search(events: EventLog, number: int, network: SupernetSettings, record: SearchRecord, genotype: dict) -> None:
+    """Writes the pictures of one task's recorded search, at a number."""
+    choices, final = Choices(), record.steps[-1].state
+    for step in record.steps:
+        choices.count(step.choice)
+    expected = {at: step.state.expected for at, step in enumerate(record.steps, start=1) if step.state.expected}
+    figures = {
+        "search/architecture": architecture_figure(network, {" before": record.start, " after": final}),
+        "search/cells": cell_figure(cells_of(genotype, network.as_dict())),
+        "search/choices": choices_figure(network, choices),
+        "search/expectation": expectation_figure(expected, final.values, "step"),
+        "search/steps": steps_figure(record.steps),
+    }
+    events.add_figures(number, _present(figures))
+
+
+def _present(figures: dict[str, Figure | None]) -> dict[str, Figure]:
+    return {tag: figure for tag, figure in figures.items() if figure is not None}
 
 
 class Board:
     """Of many tasks: of test tasks, or of meta-epochs with a meta-test now and then.
 
     Args:
-        folder: of the events; runs of recorded tasks are folders in it, ``<name>_<number>``.
         first: what an earlier life of the run has written of this number and later ones is void.
     """
 
     def __init__(self, folder: Path, network: SupernetSettings, first: int):
-        self.folder = folder
-        self.pictures = SearchPictures(network)
+        self.network = network
         self.events = EventLog(folder, first)
-        remove_runs(folder, first)
 
-    def add_row(self, index: str, row: dict) -> None:
-        """Writes the numbers of a row of metrics; see :meth:`EventLog.add_row`."""
-        self.events.add_row(index, row)
-
-    def add_task(self, result: TaskRow, record: SearchRecord | None) -> None:
-        """Writes the figures of a test task, and its steps if they were recorded."""
-        self.add_row("task", {**asdict(result), "tasks_per_second": 1 / result.seconds})
+    def add_task(self, row: TaskRow, record: SearchRecord | None) -> None:
+        """Writes the figures of a test task, and its pictures if it was recorded."""
+        self.events.add_row(row)
         if record is not None:
-            self._add_record(f"task_{result.task}", record, result)
+            add_search(self.events, row.task, self.network, record, row.genotype)
+
+    def add_meta_epoch(self, row: MetaEpochRow, learning_rates: dict[str, float]) -> None:
+        """Writes the figures of a meta-epoch."""
+        self.events.add_row(row, learning_rates)
 
     def add_meta_test(self, meta_epoch: int, first: TaskRow, record: SearchRecord) -> None:
-        """Writes the meta-learned alpha and beta, and of a meta-test's ``first`` task the figures, cells and steps."""
-        self.events.add(
-            meta_epoch,
-            pictures={**self.pictures.architecture(record.start), "cells/test_task": picture_of_cells(first.genotype)},
-        )
-        figures = {name: value for name, value in asdict(first).items() if name != "task"}
-        self.add_row("test_task", {**figures, "test_task": meta_epoch})
-        self._add_record(f"meta_test_{meta_epoch}", record, first)
+        """Writes the memory and the pictures of the ``first`` task of a meta-test."""
+        peaks = {"adapting": first.peak_memory_mib, "testing": first.peak_memory_test_mib}
+        self.events.add_scalars(meta_epoch, {f"meta_test_memory_mib/{use}": mib for use, mib in peaks.items()})
+        add_search(self.events, meta_epoch, self.network, record, first.genotype)
 
-    def _add_record(self, run: str, record: SearchRecord, result: TaskRow) -> None:
-        events = EventLog(self.folder / run)
-        last = len(record.steps)
-        shown = {round(place * last / (SHOWN_STEPS - 1)) for place in range(SHOWN_STEPS)}
-        events.add(0, pictures=self.pictures.architecture(record.start))
-        choices = Choices()
-        for number, step in enumerate(record.steps, start=1):
-            values = {**step.result._asdict(), "temperature": step.temperature}
-            values |= {"w_lr": step.w_lr, "alpha_lr": step.alpha_lr}
-            scalars, pictures = {f"step/{name}": value for name, value in values.items() if value is not None}, {}
-            choices.count(step.choice)
-            if number in shown:
-                pictures = {**self.pictures.architecture(step.state), **self.pictures.choices(choices)}
-                choices.clear()
-            events.add(number, scalars, pictures)
-            if step.state.expected is not None:
-                add_expectation(events, number, step.state.expected, record.steps[-1].state.values, number in shown)
-        genotype = Genotype.from_dict(result.genotype, run).as_text()
-        events.add(last, pictures={"cells/found": picture_of_cells(result.genotype)}, texts={"genotype": genotype})
-        events.write()
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedRow:
+    """What alpha and beta were expected to become, after an epoch, in expected.jsonl."""
+
+    writer: ClassVar[str] = "onnas.py"
+    index: ClassVar[str | None] = None
+    epoch: int
+    expected: dict[str, dict[str, list[list[float]]]]
 
 
 class FullTaskBoard:
@@ -98,65 +87,39 @@ class FullTaskBoard:
     """
 
     def __init__(self, folder: Path, search: FullTaskSearch, first: int, steps: int):
-        self.folder = folder
         self.search = search
         self.steps = steps
-        self.pictures = SearchPictures(search.search.supernet.settings)
+        self.network = search.search.supernet.settings
         self.events = EventLog(folder, first)
-        remove_runs(folder, first)
         folder.mkdir(parents=True, exist_ok=True)
-        self._expected = JsonLines(folder / "expected.jsonl", keep=lambda number, row: row.get("epoch") in range(first))
+        path = folder / "expected.jsonl"
+        self._expected = RowLog(path, ExpectedRow, sum(row.epoch < first for row in read_rows(path, ExpectedRow)))
         self._choices = Choices()
         search.search.on_step = self._choices.note
 
-    def add_epoch(self, row: dict) -> None:
-        """Writes what an epoch, of row["epoch"], did and led to; with the last, what was expected of it all along."""
-        epoch, search = row["epoch"], self.search
+    def add_epoch(self, row: SearchEpochRow) -> None:
+        """Writes what an epoch did and led to; with the last, what was expected of it all along."""
+        search = self.search
         rates = [optimizer.param_groups[0]["lr"] for optimizer in search.optimizers]
         settings = {"temperature": search.search.normalizer.temperature, "w_lr": rates[0], "alpha_lr": rates[1]}
-        if epoch >= search.warm_up_epochs:
-            left = (search.settings.epochs - epoch - 1) * self.steps
-            state = State.of(search.search, left)
-            self.events.add(
-                epoch,
-                pictures={
-                    **self.pictures.architecture(state),
-                    **self.pictures.choices(self._choices),
-                    "cells/found": picture_of_cells(search.genotype().as_dict()),
-                },
-            )
-            if state.expected is not None:
-                self._expected.append({"epoch": epoch, "expected": state.expected})
-                self._expected.kept.append({"epoch": epoch, "expected": state.expected})
-            if left == 0:
-                self._compare(epoch, state.values)
+        self.events.add_row(row, settings)
+        if row.epoch >= search.warm_up_epochs:
+            self._add_pictures(row.epoch)
         self._choices.clear()
-        self.events.add_row("epoch", {**row, **settings})
 
-    def _compare(self, last: int, final: Values) -> None:
-        events = EventLog(self.folder / f"expected_{last}")
-        for row in self._expected.kept:
-            add_expectation(events, row["epoch"], row["expected"], final, picture=True)
-        events.write()
+    def _add_pictures(self, epoch: int) -> None:
+        left = (self.search.settings.epochs - epoch - 1) * self.steps
+        state = State.of(self.search.search, left)
+        figures = {
+            "search/architecture": architecture_figure(self.network, {"": state}),
+            "search/cells": cell_figure(cells_of(self.search.genotype().as_dict(), self.network.as_dict())),
+            "search/choices": choices_figure(self.network, self._choices),
+        }
+        if state.expected is not None:
+            self._expected.append(ExpectedRow(epoch=epoch, expected=state.expected))
+        if left == 0:
+            figures["search/expectation"] = self._expectation(state.values)
+        self.events.add_figures(epoch, _present(figures))
 
-
-def add_expectation(events: EventLog, step: int, expected: Values, final: Values, picture: bool) -> None:
-    """Adds how far, after ``step``, what the selection expected alpha and beta to become was from what they became."""
-    scalars, pictures = {}, {}
-    for kind in KINDS:
-        points = against_final(expected, final, kind)
-        if not points:  # equal weights have no beta
-            continue
-        figures = {"mean_absolute_error": mean_absolute_error(points), "correlation": correlation(points)}
-        scalars |= {f"expected_{kind}/{name}": value for name, value in figures.items() if value is not None}
-        if picture:
-            pictures[f"expected_{kind}/against_final"] = picture_of_expectation(points)
-    events.add(step, scalars, pictures)
-
-
-def remove_runs(folder: Path, first: int) -> None:
-    """Removes the runs in a folder, ``<name>_<number>``, from number ``first`` on."""
-    for run in folder.glob("*/"):
-        number = re.fullmatch(r".*_(\d+)", run.name)
-        if number and int(number[1]) >= first:
-            shutil.rmtree(run)
+    def _expectation(self, final: Values) -> Figure | None:
+        return expectation_figure({row.epoch: row.expected for row in self._expected.rows}, final, "epoch")

@@ -23,7 +23,7 @@ from utils.data.image_batches import image_batches
 from utils.errors import InputError
 from utils.memory import PeakMemory
 from utils.pictures.event_log import EventLog
-from utils.results.schema import DerivedEpochRow, SearchEpochRow, as_values
+from utils.results.schema import DerivedEpochRow, SearchEpochRow
 
 
 def run_search(
@@ -48,7 +48,7 @@ def run_search(
     board, best = FullTaskBoard(path / "tb" / "search", search, epochs.first, steps), path / "searched.pt"
 
     def on_epoch(row: SearchEpochRow) -> None:
-        board.add_epoch(as_values(row))
+        board.add_epoch(row)
         if search.best is not None and search.best.epoch == row.epoch:
             save_checkpoint(best, row.epoch + 1, network.state_dict())
 
@@ -89,7 +89,7 @@ def train_derived(flags: OnnasFlags, data: FullTask, derived: DerivedNetwork) ->
         return (image_batches(data.train, images, batch_size, **drawn, workers=workers),)
 
     def on_epoch(row: DerivedEpochRow) -> None:
-        events.add_row("epoch", {**as_values(row), "lr": trainer.settings.lr_at(row.epoch)})
+        events.add_row(row, {"lr": trainer.settings.lr_at(row.epoch)})
 
     epochs.run(f"{flags.run.name or flags.search.search}, derived", len(batches(0)[0]), batches, on_epoch)
     trainer.optimizer.state.clear()  # its memory is for testing

@@ -49,6 +49,12 @@ class Page:
         self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=url)
 
+    def show(self, width: int, scheme: str) -> None:
+        """Sets how wide the screen is, in pixels, and whether it is "light" or "dark"."""
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", **screen)
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
     def evaluate(self, expression: str) -> object:
         """The value of a JavaScript expression."""
         reply = self._call("Runtime.evaluate", expression=expression, returnByValue=True)

@@ -12,7 +12,9 @@ import pytest
 
 from search_space import methods
 from tests.conftest import ROOT, Scripts, contents, rows, wait_for
+from tests.utils import hand_written_runs
 from utils import compare
+from utils.results.settings import METHODS
 from utils.run.cli import run
 
 # Stands in for onnas.py: logs how it was called, and writes what FAKE_RESULTS says for the folder, or fails as told.
@@ -42,43 +44,25 @@ if "waits" in told:
         (path.parent / "ended in order").touch()
         sys.exit(130)
 path.mkdir(parents=True, exist_ok=True)
-(path / "results.json").write_text(json.dumps(told["results"]))
-(path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in told.get("tasks", [])))
+for name, value in told["files"].items():
+    lines = isinstance(value, list)
+    text = "".join(json.dumps(row) + "\\n" for row in value) if lines else json.dumps(value)
+    (path / (name + (".jsonl" if lines else ".json"))).write_text(text)
 """
 
 
-def few_shot(*accuracies: float, settings: tuple = (), **changes) -> dict:
+STEPWISE = {"step_by_step": 1, "schedule": "fastest", "split_num": None}
+
+
+def few_shot(*accuracies: float, search: str = "onnas", settings: tuple = (), **changes) -> dict:
     """What a run of few-shot tasks writes."""
-    settings = {"seed": 21, "step_by_step": 1, "schedule": "fastest", "split_num": None, **dict(settings)}
-    results = {
-        "dataset": "omniglot",
-        "ways": 5,
-        "shots": 1,
-        "queries": 15,
-        "accuracy": sum(accuracies) / len(accuracies),
-        "peak_memory_mib": 10.04,
-        "peak_memory_test_mib": 2.0,
-        "seconds_per_step": 0.25,
-        "supernet_parameters": 23237,
-        "settings": settings,
-    }
-    tasks = [{"task": number, "accuracy": accuracy} for number, accuracy in enumerate(accuracies)]
-    return {"results": results | changes, "tasks": tasks}
+    flags = {**STEPWISE, **dict(settings)}
+    return {"files": hand_written_runs.few_shot(search, list(accuracies), flags, **{"shots": 1, **changes})}
 
 
 def full_task(accuracy: float, seed: int, **changes) -> dict:
     """What a run of the full task writes."""
-    settings = {"seed": seed, "step_by_step": 0, "schedule": "ordinary", "split_num": 4}
-    results = {
-        "dataset": "cifar10",
-        "derived_accuracy": accuracy,
-        "derived_parameters": 1000 * seed,
-        "derived_macs": 5_000_000,
-        "peak_memory_mib": 100.0 + seed,
-        "seconds_per_step": 0.5,
-        "settings": settings,
-    }
-    return {"results": results | changes}
+    return {"files": hand_written_runs.full_task("full", accuracy, seed, {"split_num": 4}, **changes)}
 
 
 class Comparison:
@@ -137,7 +121,7 @@ TWO = {
 def test_numbers_are_those_of_the_runs_and_differences_are_task_by_task(comparison):
     status, stdout, _ = comparison.run(TWO, "--methods", "full", "onnas", "--meta_cell", "cell.pt")
     assert status == 0
-    assert stdout == (comparison.path / "compare.md").read_text()
+    assert str(comparison.path / "compare.md") in stdout
     assert "3 omniglot tasks, 5-way 1-shot, 15 queries a class, seed 21" in stdout
     rows = comparison.written()
     # 0.5, 0.75 and 1 have a standard deviation of 0.25; so have the differences 0.25, 0 and -0.25.
@@ -150,9 +134,9 @@ def test_numbers_are_those_of_the_runs_and_differences_are_task_by_task(comparis
     assert rows["onnas"]["difference_ci95"] == pytest.approx(interval)
     assert rows["onnas"]["peak_memory_mib"] == 4.0
     heads, _, full, onnas = comparison.table()
-    assert heads[:4] == ["method", "schedule", "accuracy", "difference to full"]
-    assert full == ["full", "all at once, split 1", "75.00% +- 28.29%", "", "10.0", "2.0", "0.250", "23,237"]
-    assert onnas[:5] == ["onnas", "step by step (fastest), split 5", "75.00% +- 0.00%", "+0.00% +- 28.29%", "4.0"]
+    assert heads[:4] == ["method", "schedule", "accuracy (%)", "difference to full (%)"]
+    assert full == ["full", "all at once, split 1", "75.00 +- 28.29", "", "12.3", "2.0", "0.125", "23,237"]
+    assert onnas[:5] == ["onnas", "step by step (fastest), split 5", "75.00 +- 0.00", "+0.00 +- 28.29", "4.0"]
 
 
 def test_first_method_is_what_the_others_are_compared_with(comparison):
@@ -166,11 +150,11 @@ def test_a_single_task_has_no_interval(comparison):
     told = {"full": few_shot(0.5), "onnas": few_shot(0.75)}
     status, _, _ = comparison.run(told, "--methods", "full", "onnas", "--meta_cell", "cell.pt")
     assert status == 0
-    assert comparison.table()[3][2:4] == ["75.00%", "+25.00%"]
+    assert comparison.table()[3][2:4] == ["75.00", "+25.00"]
 
 
 def test_every_method_is_run_on_the_flags_that_are_passed_on(comparison):
-    told = {method: few_shot(0.5, 0.6) for method in compare.METHODS}
+    told = {method: few_shot(0.5, 0.6) for method in METHODS}
     cells = ("--meta_cell", "a b.pt", "--metanas_cells", "separate.pt", "--pcdarts_cell", "partial.pt")
     tasks = ("--dataset", "omniglot", "--n", 5, "--reduction_layers", 1, 3, "--seed", 7)
     more = ("--flags", "onnas", " --split_num=5", "--flags", "onnas", "--name 'a b'", "--flags", "full", "--k 3 ")
@@ -194,8 +178,8 @@ def test_every_method_is_run_on_the_flags_that_are_passed_on(comparison):
 def test_what_onnas_says_goes_to_stderr(comparison):
     _, stdout, stderr = comparison.run(TWO, "--methods", "full", "onnas", "--meta_cell", "cell.pt")
     assert stderr.splitlines() == [
-        *("1/2 full", "a word on stdout", " 10%|#  | task"),
-        *("2/2 onnas", "a word on stdout", " 10%|#  | task"),
+        *("1/2 full: loading ...", "a word on stdout", " 10%|#  | task"),
+        *("2/2 onnas: loading ...", "a word on stdout", " 10%|#  | task"),
     ]
     assert "a word" not in stdout
 
@@ -223,13 +207,20 @@ def test_other_tasks_are_not_compared(comparison, other, named):
     assert named in stderr
 
 
-@pytest.mark.parametrize("name", ["results.json", "tasks.jsonl"])
-def test_what_a_run_did_not_write_is_named(comparison, name):
-    key = {"results.json": "results", "tasks.jsonl": "tasks"}[name]
-    told = {**TWO, "onnas": {**TWO["onnas"], key: [{"x": 1}] if key == "tasks" else {"dataset": "omniglot"}}}
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"results": {"dataset": "omniglot"}}, "results.json is damaged"),
+        ({"tasks": [{"x": 1}]}, "tasks.jsonl is damaged"),
+        ({"args": {**TWO["onnas"]["files"]["args"], "eval_epochs": 9}}, "results.json is not of the run in its folder"),
+    ],
+)
+def test_what_a_run_did_not_write_is_named(comparison, files, named):
+    told = {**TWO, "onnas": {"files": {**TWO["onnas"]["files"], **files}}}
     status, _, stderr = comparison.run(told, "--methods", "full", "onnas", "--meta_cell", "cell.pt")
     assert status == 2
-    assert str(comparison.path / "onnas" / name) in stderr.splitlines()[-1]
+    assert named in stderr.splitlines()[-1]
+    assert str(comparison.path / "onnas") in stderr.splitlines()[-1]
 
 
 # --- The full task --------------------------------------------------------------------------------------------------
@@ -242,7 +233,7 @@ def test_seeds_of_the_full_task(comparison):
         "full_seed3": full_task(0.94, 3),
         "pcdarts_seed1": full_task(0.91, 1),
         "pcdarts_seed2": full_task(0.92, 2),
-        "pcdarts_seed3": full_task(0.93, 3, derived_macs=None),
+        "pcdarts_seed3": full_task(0.93, 3, derived_macs=5_000_000),
     }
     methods = ("--methods", "full", "pcdarts")
     status, stdout, stderr = comparison.run(told, "--task", "full", *methods, "--seeds", 1, 2, 3, "--epochs", 2)
@@ -262,7 +253,7 @@ def test_seeds_of_the_full_task(comparison):
     assert "peak_memory_test_mib" not in rows["full"]
     assert stdout.startswith("cifar10, seeds 1, 2, 3; +- is the standard deviation over seeds.")
     full = dict(zip(comparison.table()[0], comparison.table()[2], strict=True))
-    assert full["derived accuracy"] == "92.00% +- 2.00%"
+    assert full["derived accuracy (%)"] == "92.00 +- 2.00"
     assert full["derived MACs"] == "5,000,000"
     assert full["testing (MiB)"] == ""
 
@@ -273,7 +264,7 @@ def test_one_seed_of_the_full_task(comparison):
     assert comparison.run(told, *flags)[0] == 0
     assert comparison.calls()[1][5:] == ["--task", "full", "--meta_cell", "cell.pt"]
     assert comparison.written()["random"]["difference"] == pytest.approx(-0.05)
-    assert comparison.table()[3][2:4] == ["85.00%", "-5.00%"]
+    assert comparison.table()[3][2:4] == ["85.00", "-5.00"]
 
 
 # --- What is refused, before anything is run ------------------------------------------------------------------------
@@ -325,7 +316,7 @@ def test_a_run_that_fails_ends_the_comparison_and_the_others_are_kept(comparison
     sentence = f"utils.compare: error: random ended with status {status}: onnas.py: error: {said}"
     assert stderr.splitlines()[-1] == sentence
     assert stderr.count(said) == 1
-    assert set(contents(comparison.path)) == {"full/results.json", "full/tasks.jsonl"}
+    assert set(contents(comparison.path)) == {"full/args.json", "full/results.json", "full/tasks.jsonl"}
     told["random"] = few_shot(0.1, 0.2, 0.3)
     assert comparison.run(told, *flags)[0] == 0
     assert list(comparison.written()) == ["full", "random", "onnas"]
@@ -390,4 +381,4 @@ def test_two_searches_of_the_same_tasks(trained, tmp_path, monkeypatch, capsys):
 
 def test_every_method_can_be_compared():
     """utils must not know search_space, so the names stand there a second time."""
-    assert set(compare.METHODS) == set(methods.METHODS)
+    assert set(METHODS) == set(methods.METHODS)

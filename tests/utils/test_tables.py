@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,90 +14,33 @@ import onnas
 import tfml
 from search_space.methods import METHODS, method_flags
 from tests.conftest import ROOT
+from tests.utils.hand_written_runs import (
+    CELL,
+    OMNIGLOT,
+    OTHER_CELL,
+    few_shot_run,
+    full_run,
+    tfml_run,
+    unfinish,
+    write,
+)
 from utils import compare
 from utils.errors import InputError
+from utils.results.run_files import find_runs
+from utils.results.schema import FEW_SHOT, FULL, TFML
 from utils.run.cli import run
 from utils.tables import __main__ as command
 from utils.tables import few_shot, full_task, memory, storage
-from utils.tables.runs import find_runs
-from utils.tables.text import few_shot_data, full_task_data
+from utils.tables.data_size import few_shot_data, full_task_data
+from utils.tables.layout import markdown
 
-CELL, OTHER_CELL = "ab" * 32, "cd" * 32
-NETWORK = {"init_channels": 28, "layers": 4, "nodes": 3, "reduction_layers": [1, 3], "partial_channels": 1}
-OMNIGLOT = {"split": "test", "classes": 423, "images": 8460}
-ONNAS = {"script": "onnas.py", "epochs": 4, "warm_up_epochs": 2, "derived_epochs": 5, "genotype": None, "seed": 21}
-FEW_SHOT_FLAGS = {
-    "meta_cell (SHA-256)": CELL,
-    "use_vinyals_split": 1,
-    "test_task_train_steps": 10,
-    "batch_size": 10,
-    "transductive": 1,
-    "sampleno": 2,
-    "beta_sampling": 1,
-    "alpha_expect": 1,
-    "split_num": 1,
-    "step_by_step": 0,
-    "schedule": "ordinary",
-}
 STEPWISE = {"step_by_step": 1, "schedule": "fastest", "split_num": 5}
 
 
-def write(folder: Path, **files: object) -> Path:
-    """Writes JSON files, or JSON lines where the value is a list, by name without suffix."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in files.items():
-        lines = isinstance(value, list)
-        text = "".join(json.dumps(row) + "\n" for row in value) if lines else json.dumps(value)
-        (folder / f"{name}.json{'l' if lines else ''}").write_text(text)
-    return folder
-
-
-def few_shot_run(folder: Path, search: str, accuracies: list[float], flags: dict | None = None, **changes) -> Path:
-    """A finished run of few-shot tasks; ``flags`` and ``changes`` are what is not usual of its settings and results."""
-    result = {"dataset": "omniglot", "ways": 5, "shots": 5, "queries": 15, "search": search, **changes}
-    settings = {**ONNAS, "task": "fewshot", "dataset": result["dataset"], "search": search, **FEW_SHOT_FLAGS}
-    settings |= {"n": result["ways"], "k": result["shots"], "q": result["queries"], "eval_epochs": len(accuracies)}
-    settings |= flags or {}
-    result = {
-        "task": "fewshot",
-        "data": OMNIGLOT,
-        "device": "cpu",
-        "network": NETWORK,
-        "tasks": len(accuracies),
-        "accuracy": sum(accuracies) / len(accuracies),
-        "seconds_per_task": 2.5,
-        "seconds_per_step": 0.125,
-        "peak_memory_mib": 12.34,
-        "supernet_storage_mib": 2.0,
-        "meta_cell_storage_mib": 0.5,
-        **result,
-        "settings": settings,
-    }
-    tasks = [{"task": number, "accuracy": accuracy} for number, accuracy in enumerate(accuracies)]
-    return write(folder, results=result, args=settings, tasks=tasks)
-
-
-def full_run(folder: Path, search: str, accuracy: float, seed: int, flags: dict | None = None, **changes) -> Path:
-    """A finished run of a full task."""
-    settings = {**ONNAS, "task": "full", "dataset": "cifar10", "search": search, **FEW_SHOT_FLAGS}
-    settings |= {"n": 5, "k": 5, "q": 1, "eval_epochs": 100, "seed": seed, "path": str(folder), **(flags or {})}
-    result = {
-        "task": "full",
-        "dataset": "cifar10",
-        "data": {"classes": 10, "train_images": 50_000, "test_images": 10_000},
-        "device": "cpu",
-        "search": search,
-        "search_epochs": 4,
-        "search_seconds": 3600.0 * seed,
-        "peak_memory_mib": 100.0 + seed,
-        "derived_accuracy": accuracy,
-        "derived_parameters": 1000 * seed,
-        "derived_macs": 5_000_000,
-        **changes,
-    }
-    if settings["genotype"]:
-        result = {key: value for key, value in result.items() if "search" not in key and key != "peak_memory_mib"}
-    return write(folder, results={**result, "settings": settings}, args=settings)
+def text_of(module, folder: Path) -> str:
+    """The Markdown of a table."""
+    rows = module.rows(find_runs([folder]))
+    return markdown(memory.columns(rows) if module is memory else module.COLUMNS, rows)
 
 
 def cells_of(text: str, *having: str) -> list[str]:
@@ -108,7 +52,7 @@ def cells_of(text: str, *having: str) -> list[str]:
 
 def few_shot_row(folder: Path, *having: str) -> dict[str, str]:
     """A row of Omniglot's by its column's heading."""
-    text = few_shot.as_markdown(few_shot.rows(find_runs([folder])))
+    text = text_of(few_shot, folder)
     return dict(zip(cells_of(text, "data set"), cells_of(text, "Omniglot", *having), strict=True))
 
 
@@ -129,6 +73,7 @@ def test_few_shot_means_intervals_and_paired_differences(tmp_path):
         "tasks": "3",
         "accuracy (%)": "90.0 +- 11.3",
         "difference to full (%)": "",
+        "found network (%)": "",
         "peak memory, adapting (MiB)": "12.3",
         "s a task": "2.50",
         "s a step": "0.125",
@@ -196,7 +141,7 @@ def test_how_alpha_relaxes_may_be_the_methods_own(tmp_path, search, difference):
 def test_the_plainest_full_run_is_the_reference(tmp_path):
     few_shot_run(tmp_path / "a", "full", [0.8, 0.8], STEPWISE)
     few_shot_run(tmp_path / "b", "full", [0.9, 0.9])
-    text = few_shot.as_markdown(few_shot.rows(find_runs([tmp_path])))
+    text = text_of(few_shot, tmp_path)
     assert "-10.0 +- 0.0" in cells_of(text, "5-way 5-shot", "full", "step by step (fastest), split 5")
     assert cells_of(text, "5-way 5-shot", "full", "all at once, split 1")[7] == ""
 
@@ -208,25 +153,25 @@ def test_what_was_not_run_says_so_beside_the_published_figures(tmp_path):
     expected = []
     tasks = [("omniglot", *task) for task in ((5, 1), (5, 5), (20, 1), (20, 5))]
     for task in [*tasks, ("miniimagenet", 5, 1), ("miniimagenet", 5, 5)]:
-        expected.append((*task, "Reptile, fixed network (published)", "published"))
+        expected.append((*task, "Reptile (published)", "published"))
         expected.append((*task, "full", "run" if task == ("omniglot", 20, 5) else "not run"))
         expected.append((*task, "onnas", "not run"))
     assert states == expected
-    text = few_shot.as_markdown(table)
+    text = text_of(few_shot, tmp_path)
     nothing = cells_of(text, "miniImageNet", "5-way 1-shot", "onnas")
-    assert nothing[6:11] == ["not run", "", "not run", "not run", "not run"]
+    assert nothing[6:12] == ["not run", "", "", "not run", "not run", "not run"]
     published = [
-        cells_of(text, task, "Reptile, fixed network (published)", "Omniglot")[6]
+        cells_of(text, task, "Reptile (published)", "Omniglot")[6]
         for task in ("5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot")
     ]
     assert published == ["97.7", "99.5", "89.4", "97.1"]
-    assert cells_of(text, "miniImageNet", "5-way 5-shot", "Reptile, fixed network (published)")[6] == "66.0"
+    assert cells_of(text, "miniImageNet", "5-way 5-shot", "Reptile (published)")[6] == "66.0"
 
 
 def test_other_data_sets_and_variants_of_a_method_have_rows_of_their_own(tmp_path):
     few_shot_run(tmp_path / "a", "onnas", [0.5, 0.7], {"sampleno": 3, "beta_sampling": 0}, dataset="synthetic", ways=3)
     few_shot_run(tmp_path / "b", "onnas", [0.5, 0.7], {"alpha_expect": 0}, dataset="synthetic", ways=3)
-    text = few_shot.as_markdown(few_shot.rows(find_runs([tmp_path])))
+    text = text_of(few_shot, tmp_path)
     assert "60.0 +- 19.6" in cells_of(text, "synthetic", "3-way 5-shot", "onnas, 3 candidates, all pairs")
     assert cells_of(text, "synthetic", "3-way 5-shot", "onnas, chosen uniformly")
     assert "not run" in cells_of(text, "synthetic", "3-way 5-shot", "full")
@@ -239,7 +184,6 @@ def test_other_data_sets_and_variants_of_a_method_have_rows_of_their_own(tmp_pat
     ("dataset", "data", "said"),
     [
         ("omniglot", OMNIGLOT, "complete"),
-        ("omniglot", None, "size not recorded"),
         ("miniimagenet", {"split": "test", "classes": 20, "images": 12_000}, "complete"),
         (
             "miniimagenet",
@@ -255,14 +199,15 @@ def test_other_data_sets_and_variants_of_a_method_have_rows_of_their_own(tmp_pat
     ],
 )
 def test_a_subset_of_few_shot_classes_says_so(dataset, data, said):
-    result = {"dataset": dataset, "settings": {"use_vinyals_split": 1}}
-    assert few_shot_data(result if data is None else {**result, "data": data}) == said
+    assert few_shot_data(SimpleNamespace(dataset=dataset, data=data, settings={"use_vinyals_split": 1})) == said
 
 
 def test_omniglots_other_split_has_other_numbers():
-    result = {"dataset": "omniglot", "data": {"split": "test", "classes": 659, "images": 659 * 20}}
-    assert few_shot_data({**result, "settings": {"use_vinyals_split": 0}}) == "complete"
-    assert few_shot_data({**result, "settings": {"use_vinyals_split": 1}}).startswith("other than published")
+    result = SimpleNamespace(dataset="omniglot", data={"split": "test", "classes": 659, "images": 659 * 20})
+    result.settings = {"use_vinyals_split": 0}
+    assert few_shot_data(result) == "complete"
+    result.settings = {"use_vinyals_split": 1}
+    assert few_shot_data(result).startswith("other than published")
 
 
 @pytest.mark.parametrize(
@@ -279,33 +224,28 @@ def test_omniglots_other_split_has_other_numbers():
 )
 def test_a_subset_of_a_full_data_set_says_so(dataset, sizes, said):
     data = dict(zip(("classes", "train_images", "test_images"), sizes, strict=True))
-    assert full_task_data({"dataset": dataset, "data": data}) == said
-    assert full_task_data({"dataset": dataset}) == "size not recorded"
+    assert full_task_data(SimpleNamespace(dataset=dataset, data=data)) == said
 
 
 # --- Full task ------------------------------------------------------------------------------------------------------
 
 
-def full_table(folder: Path) -> str:
-    return full_task.as_markdown(full_task.rows(find_runs([folder])))
-
-
 def test_runs_that_differ_by_the_seed_alone_are_one_row(tmp_path):
     for seed, accuracy in ((1, 0.5), (2, 0.6), (3, 0.7)):
         full_run(tmp_path / str(seed), "full", accuracy, seed)
-    row = cells_of(full_table(tmp_path), "CIFAR-10", "full")
+    row = cells_of(text_of(full_task, tmp_path), "CIFAR-10", "full")
     # sd of 0.5, 0.6, 0.7 is 0.1
     assert row == [
         *("CIFAR-10", "complete", "full", "all at once, split 1", "4, 5", "1, 2, 3"),
         *("103.0", "2:00:00", "60.0 +- 10.0", "2,000", "5,000,000", "CPU"),
     ]
-    assert cells_of(full_table(tmp_path), "CIFAR-10", "onnas")[6:11] == ["not run"] * 5
+    assert cells_of(text_of(full_task, tmp_path), "CIFAR-10", "onnas")[6:11] == ["not run"] * 5
 
 
 def test_what_is_the_few_shot_tasks_keeps_no_seeds_apart(tmp_path):
     full_run(tmp_path / "a", "full", 0.5, 1)
     full_run(tmp_path / "b", "full", 0.6, 2, {"transductive": None, "test_task_train_steps": None})
-    assert cells_of(full_table(tmp_path), "CIFAR-10", "full")[5] == "1, 2"
+    assert cells_of(text_of(full_task, tmp_path), "CIFAR-10", "full")[5] == "1, 2"
 
 
 def test_other_settings_or_the_same_seed_again_are_rows_of_their_own(tmp_path):
@@ -318,7 +258,7 @@ def test_other_settings_or_the_same_seed_again_are_rows_of_their_own(tmp_path):
 
 def test_a_given_genotype_was_not_searched(tmp_path):
     full_run(tmp_path / "a", "full", 0.5, 1, {"genotype": "a.json"}, dataset="imagefolder")
-    row = cells_of(full_table(tmp_path), "genotype given, no search")
+    row = cells_of(text_of(full_task, tmp_path), "genotype given, no search")
     assert row[3:9] == ["", "-, 5", "1", "", "", "50.0"]
 
 
@@ -331,13 +271,9 @@ def memory_table(folder: Path, device: str = "cpu", **peaks: float) -> Path:
     return write(folder, memory={"device": device, "seed": 21, "peaks": {"Omniglot": ways}})
 
 
-def memory_text(folder: Path) -> str:
-    return memory.as_markdown(memory.rows(find_runs([folder])))
-
-
 def test_memory_stands_beside_both_published_figures(tmp_path):
     memory_table(tmp_path / "memory", none=200, alpha=40)
-    text = memory_text(tmp_path)
+    text = text_of(memory, tmp_path)
     heads = ["data set", "gradient for", "paper, GPU (MB)", "its code, CPU (MiB)", "here, CPU (MiB)", "none / this"]
     assert cells_of(text, "data set") == heads
     assert cells_of(text, "Omniglot", "none") == ["Omniglot", "none", "561", "566", "200.0", "1.0"]
@@ -351,75 +287,22 @@ def test_memory_stands_beside_both_published_figures(tmp_path):
 def test_two_tables_of_memory_have_columns_of_their_own(tmp_path):
     memory_table(tmp_path / "cpu", none=200)
     memory_table(tmp_path / "gpu", "NVIDIA H100", none=300)
-    assert cells_of(memory_text(tmp_path), "data set")[4::2] == ["here, CPU (MiB)", "here, NVIDIA H100 (MiB)"]
+    assert cells_of(text_of(memory, tmp_path), "data set")[4::2] == ["here, CPU (MiB)", "here, NVIDIA H100 (MiB)"]
     memory_table(tmp_path / "cpu 2", none=201)
-    heads = cells_of(memory_text(tmp_path), "data set")[4::2]
+    heads = cells_of(text_of(memory, tmp_path), "data set")[4::2]
     assert f"here, CPU, {tmp_path / 'cpu 2'} (MiB)" in heads
-
-
-PUBLISHED_SETTING = {"queries": 1, "peak_memory_mib": 6.5}
-
-
-@pytest.mark.parametrize(
-    ("search", "flags", "way"),
-    [
-        ("full", {}, "none"),
-        ("onnas", {"split_num": 5, "beta_sampling": 0}, "alpha"),
-        ("onnas", {"split_num": 5}, "alpha + beta"),
-        ("onnas", STEPWISE, "alpha + beta + step-by-step"),
-        ("onnas", {**STEPWISE, "schedule": "leanest"}, "the same, leanest schedule"),
-        ("full", STEPWISE, "all candidates, exact"),
-    ],
-)
-def test_few_shot_runs_at_the_published_setting_count_too(tmp_path, search, flags, way):
-    few_shot_run(tmp_path, search, [0.5, 0.5], {"batch_size": 15, **flags}, **PUBLISHED_SETTING)
-    table = memory.rows(find_runs([tmp_path]))
-    measured = {(row["dataset"], row["way"]): row["measured_mib"] for row in table if row["measured_mib"]}
-    assert measured == {("omniglot", way): {"few-shot tasks, CPU": 6.5}}
-
-
-@pytest.mark.parametrize(
-    ("flags", "changes"),
-    [
-        ({"batch_size": 10}, {}),
-        ({"batch_size": 15, "split_num": 2}, {}),
-        ({"batch_size": 15, "sampleno": 3}, {}),
-        ({"batch_size": 15}, {"queries": 15}),
-        ({"batch_size": 15}, {"network": {**NETWORK, "init_channels": 8}}),
-    ],
-)
-def test_few_shot_runs_at_other_settings_do_not(tmp_path, flags, changes):
-    few_shot_run(tmp_path, "onnas", [0.5, 0.5], {**STEPWISE, **flags}, **{**PUBLISHED_SETTING, **changes})
-    assert not any(row["measured_mib"] for row in memory.rows(find_runs([tmp_path])))
 
 
 # --- Storage --------------------------------------------------------------------------------------------------------
 
 
-def tfml_run(folder: Path, meta_epochs: int = 400, asked: int = 400, digest: str = CELL, **changes) -> Path:
-    settings = {"script": "tfml.py", "dataset": "omniglot", "use_vinyals_split": 1, "meta_epochs": asked}
-    result = {
-        "task": "tfml",
-        "dataset": "omniglot",
-        "data": {"split": "train", "classes": 1028, "images": 20_560},
-        "network": NETWORK,
-        "meta_epochs": meta_epochs,
-        "supernet_storage_mib": 2.0,
-        "meta_cell_storage_mib": 0.5,
-        "meta_cell (SHA-256)": digest,
-        "settings": {**settings, "cells": "meta"},
-        **changes,
-    }
-    return write(folder, results=result, args=settings)
-
-
 def test_storage_of_a_meta_cell_and_what_it_was_trained_on(tmp_path):
-    tfml_run(tmp_path / "tfml")
+    tfml_run(tmp_path / "tfml", 400)
     few_shot_run(tmp_path / "search", "onnas", [0.5, 0.6])  # from that meta-cell
     subset = {"split": "train", "classes": 64, "images": 6400}
     changes = {"dataset": "miniimagenet", "data": subset, "supernet_storage_mib": 3.0, "meta_cell_storage_mib": 1.0}
-    tfml_run(tmp_path / "zero", 0, 0, OTHER_CELL, **changes)
-    text = storage.as_markdown(storage.rows(find_runs([tmp_path])))
+    tfml_run(tmp_path / "zero", 0, OTHER_CELL, **changes)
+    text = text_of(storage, tmp_path)
     assert cells_of(text, "abababab")[:6] == ["4", "28", "3", "2.000", "0.500", "4.00"]
     assert cells_of(text, "abababab")[7] == "Omniglot, complete, 400 meta-epochs"
     trained_on = "miniImageNet, subset: 64 classes of 100 images (published: 64 of 600), untrained"
@@ -429,76 +312,41 @@ def test_storage_of_a_meta_cell_and_what_it_was_trained_on(tmp_path):
 
 def test_storage_that_was_not_measured_says_so(tmp_path):
     memory_table(tmp_path, none=1)
-    assert cells_of(storage.as_markdown(storage.rows(find_runs([tmp_path]))), "not run")[3:6] == ["not run"] * 3
+    assert cells_of(text_of(storage, tmp_path), "not run")[3:6] == ["not run"] * 3
 
 
 # --- Unfinished and damaged runs ------------------------------------------------------------------------------------
 
 
-def unfinish(folder: Path, tasks: int) -> None:
-    """Takes the results away, and the tasks from number ``tasks`` on."""
-    (folder / "results.json").unlink()
-    lines = (folder / "tasks.jsonl").read_text().splitlines(keepends=True)
-    (folder / "tasks.jsonl").write_text("".join(lines[:tasks]))
-
-
 def test_an_unfinished_run_is_no_result(tmp_path):
-    unfinish(few_shot_run(tmp_path / "few shot", "full", [0.9, 0.8, 0.7]), 2)
-    (full_run(tmp_path / "full task", "onnas", 0.5, 1) / "results.json").unlink()
-    write(tmp_path / "full task", search=[{"epoch": 0}])
-    (tfml_run(tmp_path / "tfml") / "results.json").unlink()
-    write(tmp_path / "tfml", metrics=[{"meta_epoch": number} for number in range(7)])
+    unfinish(few_shot_run(tmp_path / "few shot", "full", [0.9, 0.8, 0.7]), tasks=2)
+    unfinish(full_run(tmp_path / "full task", "onnas", 0.5, 1), search=1, derived=0)
+    unfinish(tfml_run(tmp_path / "tfml", 400), metrics=7)
     runs = find_runs([tmp_path])
-    assert {run.path.name: run.progress for run in runs.unfinished} == {
+    assert {run.path.name: run.progress for run in runs.unfinished(FEW_SHOT, FULL, TFML)} == {
         "few shot": "2 of 3 tasks",
         "full task": "1 of 4 epochs of search, 0 of 5 epochs of training",
         "tfml": "7 of 400 meta-epochs",
     }
     assert few_shot_row(tmp_path, "5-way 5-shot", "full")["accuracy (%)"] == "unfinished: 2 of 3 tasks"
     said = "unfinished: 1 of 4 epochs of search, 0 of 5 epochs of training"
-    assert cells_of(full_table(tmp_path), "CIFAR-10", "onnas")[8] == said
-    assert storage.rows(runs) == [{"state": "not run"}]
+    assert cells_of(text_of(full_task, tmp_path), "CIFAR-10", "onnas")[8] == said
+    assert storage.rows(runs)[1:] == [{"state": "not run"}]
 
 
 def test_a_finished_run_that_goes_on_is_unfinished_until_its_new_end(tmp_path):
     folder = few_shot_run(tmp_path / "few shot", "full", [0.9, 0.8])
     settings = json.loads((folder / "args.json").read_text())
     write(folder, args={**settings, "eval_epochs": 9})
-    tfml_run(tmp_path / "tfml", 400, asked=500)
-    write(tmp_path / "tfml", metrics=[{"meta_epoch": number} for number in range(450)])
     runs = find_runs([tmp_path])
-    assert [run.progress for run in runs.unfinished] == ["2 of 9 tasks", "450 of 500 meta-epochs"]
-    assert (runs.few_shot, runs.tfml) == ([], [])
+    assert [run.progress for run in runs.unfinished(FEW_SHOT)] == ["2 of 9 tasks"]
+    assert runs.finished(FEW_SHOT) == []
 
 
-@pytest.mark.parametrize("name", ["results.json", "args.json", "tasks.jsonl"])
-@pytest.mark.parametrize(
-    "content", ["", '{"task": "few', "[1]", '{"task": "fewshot", "settings": {}, "script": "onnas.py"}']
-)
-def test_a_damaged_file_is_named(tmp_path, name, content):
-    folder = few_shot_run(tmp_path / "run", "full", [0.9, 0.8])
-    (folder / name).write_text(content)
-    with pytest.raises(InputError, match=str(folder / name)):
-        find_runs([tmp_path])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"accuracy": "high"},
-        {"accuracy": float("nan")},
-        {"tasks": True},
-        {"search": "guess"},
-        {"task": "other"},
-        {"data": {"split": "test", "classes": 3}},
-        {"network": 4},
-    ],
-)
-def test_results_that_cannot_be_are_refused(tmp_path, change):
-    few_shot_run(tmp_path / "run", "full", [0.9, 0.8])
-    result = json.loads((tmp_path / "run/results.json").read_text())
-    write(tmp_path / "run", results={**result, **change})
-    with pytest.raises(InputError, match=r"results\.json is damaged"):
+def test_tasks_that_are_not_those_of_the_results_are_damage(tmp_path):
+    folder = few_shot_run(tmp_path, "full", [0.9, 0.8])
+    (folder / "tasks.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"tasks\.jsonl is damaged \(it has 0 tasks"):
         find_runs([tmp_path])
 
 
@@ -519,7 +367,7 @@ def test_a_folder_without_runs_is_refused(tmp_path):
 
 def test_a_run_that_is_named_twice_counts_once(tmp_path):
     folder = few_shot_run(tmp_path / "run", "full", [0.9, 0.8])
-    assert len(find_runs([tmp_path, folder]).few_shot) == 1
+    assert len(find_runs([tmp_path, folder]).runs) == 1
 
 
 # --- The command ----------------------------------------------------------------------------------------------------
@@ -536,27 +384,31 @@ def call(monkeypatch, capsys, *flags: object) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
-def test_the_command_writes_and_prints_everything(tmp_path, monkeypatch, capsys):
-    few_shot_run(tmp_path / "runs/full", "full", [0.9, 0.8])
-    unfinish(few_shot_run(tmp_path / "runs/onnas", "onnas", [0.9, 0.8], STEPWISE), 1)
-    memory_table(tmp_path / "runs/memory", none=200)
-    status, stdout, stderr = call(monkeypatch, capsys, tmp_path / "runs", "--path", tmp_path / "new/tables")
+def test_the_command_writes_everything_and_prints_what_a_terminal_has_room_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    few_shot_run(Path("runs/full"), "full", [0.9, 0.8])
+    unfinish(few_shot_run(Path("runs/onnas"), "onnas", [0.9, 0.8], STEPWISE), tasks=1)
+    memory_table(Path("runs/memory"), none=200)
+    status, stdout, stderr = call(monkeypatch, capsys, "runs", "--path", "new/tables")
     assert (status, stderr) == (0, "")
-    assert sorted(path.name for path in (tmp_path / "new/tables").iterdir()) == [
+    assert sorted(path.name for path in Path("new/tables").iterdir()) == [
         *("few_shot.png", "memory.png", "tables.json", "tables.md")
     ]
-    assert stdout == (tmp_path / "new/tables/tables.md").read_text()
-    headings = [line for line in stdout.splitlines() if line.startswith("## ")]
+    assert max(map(len, stdout.splitlines())) <= 105
+    assert "new/tables/tables.md" in stdout
+    assert "Omniglot      5-way 5-shot   full                 2      85.0 +- 9.8" in stdout
+    written = Path("new/tables/tables.md").read_text()
+    headings = [line for line in written.splitlines() if line.startswith("## ")]
     assert headings == ["## Memory", "## Few-shot accuracy", "## Full task", "## Storage", "## Unfinished runs"]
-    assert f"| `{tmp_path / 'runs/onnas'}` | 1 of 2 tasks |" in stdout
+    assert "| `runs/onnas` | 1 of 2 tasks |" in written
     for module in command.TABLES.values():
-        assert f"```bash\n{module.COMMANDS}\n```" in stdout
-    tables = json.loads((tmp_path / "new/tables/tables.json").read_text())
+        assert f"```bash\n{module.COMMANDS}\n```" in written
+    tables = json.loads(Path("new/tables/tables.json").read_text())
     (ran,) = [row for row in tables["few_shot"] if row["state"] == "run"]
     assert (ran["accuracy"], ran["meta_cell"]) == (pytest.approx(0.85), CELL)
-    assert tables["unfinished"] == [{"run": str(tmp_path / "runs/onnas"), "progress": "1 of 2 tasks"}]
+    assert tables["unfinished"] == [{"run": "runs/onnas", "progress": "1 of 2 tasks"}]
     for picture in ("memory.png", "few_shot.png"):
-        assert (tmp_path / "new/tables" / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (Path("new/tables") / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_damaged_run_is_one_sentence_and_status_2(tmp_path, monkeypatch, capsys):

@@ -1,18 +1,25 @@
-"""TensorBoard's events of one run, written through at once, so that a run that is stopped has all that it did."""
+"""TensorBoard's events of one run, written through at once, so that a run that is stopped has all that it did.
+
+torch's SummaryWriter writes from a thread of its own: on a full disk that ends in a traceback and the run goes on.
+"""
 
 import io
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
+from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import text as text_summary
 
-from utils.errors import InputError
+from utils.errors import WriteError
+from utils.pictures.style import DPI
+from utils.results.checking import as_values
 
-COLOURS = 64  # of a picture's palette; a third of the bytes
+# The group, which is a tag's part before the "/", of a key that has the word; TensorBoard shows them from A to Z.
+GROUPS = {"accuracy": "accuracy", "agreement": "accuracy", "loss": "loss", "memory": "memory", "second": "time"}
+OTHERS = "other"
 
 
 class EventLog:
@@ -31,33 +38,26 @@ class EventLog:
             Event(wall_time=time.time(), step=first, session_log=SessionLog(status=SessionLog.START)),
         ]
 
-    def add(
-        self,
-        step: int,
-        scalars: dict[str, float] | None = None,
-        pictures: dict[str, Image.Image] | None = None,
-        texts: dict[str, str] | None = None,
-    ) -> None:
-        """Adds what belongs to one step, by tags; a tag's part before the first "/" is its group. Not yet written."""
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in (scalars or {}).items()]
-        values += [Summary.Value(tag=tag, image=_encode(picture)) for tag, picture in (pictures or {}).items()]
-        values += [value for tag, text in (texts or {}).items() for value in text_summary(tag, text).value]
-        self._pending.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def add_row(self, index: str, row: dict) -> None:
-        """Writes the numbers of a row of a table; they are scalars at step ``row[index]``, and ``index`` their group.
-
-        Those of an object within the row come under its own name; what is no number is left out.
-        """
-        self.add(row[index], {f"{index}/{tag}": value for tag, value in _numbers(row) if tag != index})
-        self.write()
-
-    def write(self) -> None:
-        """Writes what was added.
+    def add_row(self, row: object, settings: dict[str, float] | None = None) -> None:
+        """Writes the numbers of a row of a log, and settings beside them, as scalars at the row's step.
 
         Raises:
-            InputError: the file cannot be written.
+            WriteError: the file cannot be written.
         """
+        values, step = as_values(row), getattr(row, row.index)
+        del values[row.index]
+        self.add_scalars(step, {**values, **(settings or {})})
+
+    def add_scalars(self, step: int, values: dict) -> None:
+        """Writes the numbers among values, those of an object within under its own key; see :meth:`add_row`."""
+        self._write(step, [Summary.Value(tag=_tag(key), simple_value=value) for key, value in _numbers(values)])
+
+    def add_figures(self, step: int, figures: dict[str, Figure]) -> None:
+        """Writes pictures, by tag, at a step; see :meth:`add_row`."""
+        self._write(step, [Summary.Value(tag=tag, image=_as_image(figure)) for tag, figure in figures.items()])
+
+    def _write(self, step: int, values: list[Summary.Value]) -> None:
+        self._pending.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
@@ -67,22 +67,25 @@ class EventLog:
         except OSError as error:
             if self._path.is_file() and self._path.stat().st_size == 0:
                 self._path.unlink()
-            raise InputError(f"cannot write {self._path}: {error.strerror or error}.") from error
+            raise WriteError(f"cannot write {self._path}: {error.strerror or error}.") from error
         self._pending.clear()
 
 
-def _numbers(row: dict):
-    """(tag, value) of the numbers in a row."""
-    for name, value in row.items():
+def _numbers(values: dict) -> Iterator[tuple[str, float]]:
+    """(key, value) of the numbers; those of an object within come under its own key."""
+    for key, value in values.items():
         if isinstance(value, dict):
-            yield from ((f"{name}/{tag}", number) for tag, number in _numbers(value))
-        elif isinstance(value, (int, float)):
-            yield name, value
+            yield from ((f"{key}/{part}", number) for part, number in _numbers(value))
+        elif isinstance(value, int | float):
+            yield key, value
 
 
-def _encode(picture: Image.Image) -> Summary.Image:
-    buffer = io.BytesIO()
-    picture.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG")
-    return Summary.Image(
-        height=picture.height, width=picture.width, colorspace=3, encoded_image_string=buffer.getvalue()
-    )
+def _tag(key: str) -> str:
+    return f"{next((group for word, group in GROUPS.items() if word in key), OTHERS)}/{key}"
+
+
+def _as_image(figure: Figure) -> Summary.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
+    return Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=file.getvalue())

@@ -2,79 +2,92 @@
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import NamedTuple
 
-from utils.report.chart import Curve, chart
-from utils.report.markup import Markup, tag
-from utils.report.run_files import FEW_SHOT, FULL, TFML
+from markupsafe import Markup
+
+from utils.pictures.curves import Curve, curve_figure
+from utils.pictures.style import as_svg
 from utils.results.intervals import mean_and_ci95
+from utils.results.schema import FEW_SHOT, FULL, TFML, AnyRow
 
 POINTS = 100  # of a curve
 
-Logs = dict[str, list[dict]]
+Logs = dict[str, list[AnyRow]]
 
 
-def charts(kind: str, logs: Logs) -> list[Markup]:
-    """The charts of a run of a kind that have something to show yet."""
-    return [drawn for drawn in CHARTS[kind](logs) if drawn]
+class Chart(NamedTuple):
+    """Curves over one pair of axes; see :func:`curve_figure`."""
+
+    caption: str
+    curves: Sequence[Curve]
+    x_name: str
+    fractions: bool = False
+
+    def as_svg(self) -> Markup:
+        curves = [curve for curve in self.curves if curve.points]
+        return as_svg(curve_figure(curves, self.x_name, self.fractions), self.caption)
 
 
-def few_shot_curves(logs: Logs) -> list[Markup]:
+def charts(kind: str, logs: Logs) -> list[Chart]:
+    """The charts of a run of a kind that have a curve to show yet, which takes two points."""
+    return [chart for chart in CHARTS[kind](logs) if any(len(curve.points) > 1 for curve in chart.curves)]
+
+
+def few_shot_charts(logs: Logs) -> list[Chart]:
     def line(key: str, name: str) -> Curve:
-        return running_mean(name, points_of(logs["tasks"], "task", key, first=1))
+        return running_mean(name, points_of(logs["tasks"], key))
 
-    each = Curve("each task, after", points_of(logs["tasks"], "task", "accuracy", first=1), dots=True, faint=True)
-    accuracy = [line("accuracy", "after adapting"), line("accuracy_before", "before"), each]
+    each = Curve("each task, after", points_of(logs["tasks"], "accuracy"), dots=True, faint=True)
+    found = line("found_accuracy", "network found")
+    accuracy = [line("accuracy", "after adapting"), found if found.points else line("accuracy_before", "before"), each]
     of_what = "on the queries, mean over the tasks so far with its 95 % interval"
     return [
-        figure(f"Accuracy {of_what}", accuracy, "tasks", fractions=True),
-        figure(f"Loss {of_what}", [line("loss", "after adapting")], "tasks"),
+        Chart(f"Accuracy {of_what}", accuracy, "tasks", fractions=True),
+        Chart(f"Loss {of_what}", [line("loss", "after adapting")], "tasks"),
     ]
 
 
-def full_task_curves(logs: Logs) -> list[Markup]:
+def full_task_charts(logs: Logs) -> list[Chart]:
     def line(log: str, key: str, name: str) -> Curve:
-        return Curve(name, points_of(logs[log], "epoch", key))
+        return Curve(name, points_of(logs[log], key, first=0))
 
     halves = [line("search", "accuracy", "weights' half"), line("search", "validation_accuracy", "architecture's half")]
+    training = "training images"
     return [
-        figure("Search: accuracy", halves, "epochs, from 0", fractions=True),
-        figure("Search: loss", [line("search", "loss", "weights' half")], "epochs, from 0"),
-        figure(
-            "Derived network: accuracy",
-            [line("derived", "accuracy", "training images")],
-            "epochs, from 0",
-            fractions=True,
-        ),
-        figure("Derived network: loss", [line("derived", "loss", "training images")], "epochs, from 0"),
+        Chart("Search: accuracy", halves, "epochs, from 0", fractions=True),
+        Chart("Search: loss", [line("search", "loss", "weights' half")], "epochs, from 0"),
+        Chart("Derived network: accuracy", [line("derived", "accuracy", training)], "epochs, from 0", fractions=True),
+        Chart("Derived network: loss", [line("derived", "loss", training)], "epochs, from 0"),
     ]
 
 
-def tfml_curves(logs: Logs) -> list[Markup]:
+def tfml_charts(logs: Logs) -> list[Chart]:
     rows = logs["metrics"]
-    tested = [row for row in rows if "test_accuracy" in row]
+    tested = [row for row in rows if row.test_accuracy is not None]
 
     def both(key: str, margins: list[float]) -> list[Curve]:
-        training = means("meta-training", points_of(rows, "meta_epoch", f"train_{key}", first=1))
-        test = points_of(tested, "meta_epoch", f"test_{key}", first=1)
-        return [training, Curve("meta-test", test, margins, dots=True)]
+        training = means("meta-training", points_of(rows, f"train_{key}"))
+        return [training, Curve("meta-test", points_of(tested, f"test_{key}"), margins, dots=True)]
 
-    margins = [row.get("test_accuracy_ci95", 0.0) for row in tested]
+    margins = [row.test_accuracy_ci95 or 0.0 for row in tested]
     return [
-        figure("Accuracy, with 95 % intervals", both("accuracy", margins), "meta-epochs", fractions=True),
-        figure("Loss", both("loss", []), "meta-epochs"),
+        Chart("Accuracy, with 95 % intervals", both("accuracy", margins), "meta-epochs", fractions=True),
+        Chart("Loss", both("loss", []), "meta-epochs"),
     ]
 
 
-CHARTS = {FEW_SHOT: few_shot_curves, FULL: full_task_curves, TFML: tfml_curves}
+CHARTS = {FEW_SHOT: few_shot_charts, FULL: full_task_charts, TFML: tfml_charts}
 
 
-def points_of(rows: list[dict], x: str, y: str, first: int = 0) -> list[tuple[float, float]]:
+def points_of(rows: list[AnyRow], key: str, first: int = 1) -> list[tuple[float, float]]:
     """The points of a curve; a row without the key has none.
 
     Args:
         first: what the number 0 is counted as.
     """
-    return [(row[x] + first, row[y]) for row in rows if y in row]
+    values = ((getattr(row, row.index) + first, getattr(row, key)) for row in rows)
+    return [(x, y) for x, y in values if y is not None]
 
 
 def running_mean(name: str, points: list[tuple[float, float]]) -> Curve:
@@ -96,24 +109,3 @@ def means(name: str, points: list[tuple[float, float]]) -> Curve:
     values = [mean_and_ci95([y for _, y in part]) for part in parts]
     places = [(fmean(x for x, _ in part), mean) for part, (mean, _) in zip(parts, values, strict=True)]
     return Curve(name, places, [ci95 or 0.0 for _, ci95 in values])
-
-
-def figure(caption: str, curves: Sequence[Curve], x_name: str, fractions: bool = False) -> Markup:
-    """A chart under its caption and its legend; nothing where there is no curve yet.
-
-    Args:
-        fractions: the values are from 0 to 1, and shown in per cent.
-    """
-    curves = [curve for curve in curves if curve.points]
-    if all(len(curve.points) < 2 for curve in curves):
-        return Markup()
-    legend = [tag("li", tag("i"), curve.name, class_=_look(number, curve)) for number, curve in enumerate(curves)]
-    if fractions:
-        drawing = chart(curves, caption, x_name, lambda value: f"{100 * value:g} %", limit=1)
-    else:
-        drawing = chart(curves, caption, x_name, lambda value: f"{value:g}")
-    return tag("figure", tag("figcaption", caption), tag("ul", *legend, class_="legend"), drawing)
-
-
-def _look(number: int, curve: Curve) -> str:
-    return "faint" if curve.faint else f"series-{number} dots" if curve.dots else f"series-{number}"

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from utils.errors import InputError
-from utils.results.checking import damaged, parse_json, read_bytes
-from utils.results.schema import as_values, from_values
+from utils.errors import WriteError
+from utils.results.checking import as_values, damaged, from_values, parse_json, read_bytes
 from utils.run.files import replacing
+from utils.run.run_directory import still_there
 
 Row = TypeVar("Row")
 
@@ -30,20 +30,22 @@ class RowLog(Generic[Row]):
         self.path = path
         self.rows: list[Row] = read_rows(path, kind)[:before]
         with replacing(path) as temporary:
-            temporary.write_text("".join(_as_line(row) for row in self.rows))
+            temporary.write_text("".join(map(_as_line, self.rows)))
 
     def append(self, row: Row) -> None:
         """Writes one row.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: the run's folder has been deleted.
+            WriteError: the file cannot be written.
         """
         self.rows.append(row)
+        still_there(self.path.parent)
         try:
             with self.path.open("a") as file:
                 file.write(_as_line(row))
         except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror or error}.") from error
+            raise WriteError(f"cannot write {self.path}: {error.strerror or error}.") from error
 
 
 def _as_line(row: object) -> str:
@@ -51,22 +53,22 @@ def _as_line(row: object) -> str:
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a log; none if there is no file. A last line that is cut short does not count: a run was killed.
+    """The rows of a log; none if there is no file. A last line that is cut short, as by a kill, is left out.
 
     Raises:
-        InputError: another line is damaged, or a row's number is not that of its line; the message names the line.
+        InputError: another line is damaged, or a row's number is not that of its line.
     """
     if not path.exists():
         return []
-    rows = []
-    for number, line in enumerate(read_bytes(path, kind.writer).split(b"\n")[:-1]):
+    rows, lines = [], read_bytes(path, kind.writer).split(b"\n")
+    for number, line in enumerate(lines):
         try:
             row = from_values(kind, parse_json(line))
+            if kind.index is not None and getattr(row, kind.index) != number:
+                raise ValueError(f"{kind.index} is {getattr(row, kind.index)}, not {number}")
         except ValueError as error:
-            wrong = "not JSON" if isinstance(error, json.JSONDecodeError) else error
-            raise damaged(path, f"line {number + 1}: {wrong}", kind.writer) from error
-        if kind.index is not None and getattr(row, kind.index) != number:
-            wrong = f"line {number + 1} is {kind.index} {getattr(row, kind.index)}, not {number}"
-            raise damaged(path, wrong, kind.writer)
+            if number == len(lines) - 1:
+                break
+            raise damaged(path, f"line {number + 1}: {error}", kind.writer) from error
         rows.append(row)
     return rows

@@ -1,28 +1,28 @@
-"""What runs write of their results, declared once: the keys of results.json, of args.json and of a log's rows.
+"""What runs write of their results, declared once: the keys of results.json and of the rows of the logs.
 
-A new figure is one field here. A field that is None does not apply, and its key is absent from the file.
+A new figure is one field here. A field that is None does not apply, and its key is absent from the file. Memory is in
+MiB, time in seconds; accuracies are fractions, their ci95 half of the 95 % interval.
 """
 
-import dataclasses
 import re
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypedDict
+from typing import Annotated, ClassVar, TypedDict
 
-from utils.results.checking import Rule, damaged, misfit_keys, read_json
+from utils.results.checking import Rule, as_values, damaged, from_values, read_json
+from utils.results.settings import SCRIPTS, Count, Method, OnnasSettings, TfmlSettings
 from utils.run.files import write_json
 
 FEW_SHOT, FULL, TFML = "fewshot", "full", "tfml"
 
-Count = Annotated[int, Rule(lambda value: value >= 0, "0 or more")]
 Amount = Annotated[float, Rule(lambda value: value >= 0, "0 or more")]
+Seconds = Annotated[float, Rule(lambda value: 0 <= value < 1e10, "a time in seconds")]
+Storage = Annotated[float, Rule(lambda value: value > 0, "more than 0")]
 Fraction = Annotated[float, Rule(lambda value: 0 <= value <= 1, "from 0 to 1")]
 # An image inside the page, never an address from which a browser would fetch one.
 DataUri = Annotated[
     str, Rule(re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*").fullmatch, "a data: URI of a PNG or JPEG")
 ]
-Parts = dict[str, Amount]  # of a peak, by kind of tensor
 
 
 def _is_cell(edges: list) -> bool:
@@ -30,7 +30,8 @@ def _is_cell(edges: list) -> bool:
     return len(edges) % 2 == 0 and all(source < number // 2 + 2 for number, (_, source) in enumerate(edges))
 
 
-Cell = Annotated[list[tuple[str, Count]], Rule(_is_cell, "a cell of two edges a node")]
+Operation = Annotated[str, Rule(lambda name: 0 < len(name) <= 40, "the name of an operation")]
+Cell = Annotated[list[tuple[Operation, Count]], Rule(_is_cell, "a cell of two edges a node")]
 
 
 class Cells(TypedDict):
@@ -38,6 +39,15 @@ class Cells(TypedDict):
 
     normal: Cell
     reduce: Cell
+
+
+class Network(TypedDict):
+    """The settings of a supernet, among others."""
+
+    init_channels: Count
+    layers: Count
+    nodes: Count
+    reduction_layers: list[Count]
 
 
 class SplitSize(TypedDict):
@@ -56,61 +66,30 @@ class FullTaskSize(TypedDict):
     test_images: Count
 
 
-# --- Settings: of args.json, what the report and the tables read ------------------------------------------------------
+# --- What several have in common --------------------------------------------------------------------------------------
 
 
-class OptionalSettings(TypedDict, total=False):
-    """What may be missing, as a flag that a kind of run does not have."""
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """Peak memory of adapting (or searching, or training), its parts by kind of tensor, and that of testing."""
 
-    name: str | None
-    seed: Count | None
-    split_num: Count | None
-    schedule: str | None
-    step_by_step: Count | None
-
-
-class Settings(OptionalSettings):
-    """What both scripts record; further flags are there as well."""
-
-    script: str
-    dataset: str
-    n: Count
-    k: Count
-    q: Count
-    eval_epochs: Count
-
-
-class OnnasSettings(Settings):
-    """What onnas.py records."""
-
-    task: str
-    search: str
-    epochs: Count
-    derived_epochs: Count
-    genotype: str | None
-
-
-class TfmlSettings(Settings):
-    """What tfml.py records."""
-
-    meta_epochs: Count
-
-
-# --- results.json -----------------------------------------------------------------------------------------------------
+    peak_memory_mib: Amount | None = None
+    peak_memory_breakdown_mib: dict[str, Amount] | None = None
+    peak_memory_test_mib: Amount | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFigures:
     """Of the network that a task's genotype names, beside the relaxed one that it was read from.
 
-    macs: of the relaxed network. agreement: the share of queries that both classify alike. candidate_entropy: the mean
-        over the edges, in nats, of the candidates' probabilities.
+    macs: of the relaxed network. agreement: the share of queries that both classify alike. candidate_entropy: of the
+        candidates' probabilities, in nats, the mean over the edges.
     """
 
     found_accuracy: Fraction | None = None
     found_parameters: Count | None = None
     found_macs: Count | None = None
-    found_storage_mib: Amount | None = None
+    found_storage_mib: Storage | None = None
     found_peak_memory_mib: Amount | None = None
     macs: Count | None = None
     agreement: Fraction | None = None
@@ -119,28 +98,28 @@ class FoundFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What every script's results.json holds. Memory is in MiB, time in seconds, accuracies are fractions."""
+    """What every script's results.json holds."""
 
     dataset: str
     device: str
-    network: dict[str, object]
+    network: Network
     supernet_parameters: Count | None = None
-    supernet_storage_mib: Amount | None = None
-    meta_cell_storage_mib: Amount | None = None
+    supernet_storage_mib: Storage | None = None
+    meta_cell_storage_mib: Storage | None = None
     process_memory_mib: Amount | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class FewShotResults(FoundFigures, Results):
-    """Of onnas.py on few-shot tasks: means over the tasks, peaks of the heaviest one.
+# --- results.json -----------------------------------------------------------------------------------------------------
 
-    genotype: the one found most often.
-    """
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotResults(FoundFigures, Peaks, Results):
+    """Of onnas.py on few-shot tasks: means over the tasks, peaks of the heaviest one, the genotype found most often."""
 
     writer: ClassVar[str] = "onnas.py"
     task: str = FEW_SHOT
     data: SplitSize
-    search: str
+    search: Method
     ways: Count
     shots: Count
     queries: Count
@@ -149,43 +128,43 @@ class FewShotResults(FoundFigures, Results):
     accuracy_ci95: Amount | None = None
     accuracy_before: Fraction
     found_accuracy_ci95: Amount | None = None
-    seconds_per_task: Amount
-    seconds_per_step: Amount
-    peak_memory_mib: Amount | None = None
-    peak_memory_breakdown_mib: Parts | None = None
-    peak_memory_test_mib: Amount | None = None
+    seconds_per_task: Seconds
+    seconds_per_step: Seconds
     genotype: Cells
     settings: OnnasSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullTaskResults(Results):
-    """Of onnas.py on a full task: the search, none where the genotype was given, then training what was found."""
+class SearchFigures(Peaks):
+    """Of a full task's search; accuracy is the searched supernet's on the test images."""
+
+    search: Method | None = None
+    accuracy: Fraction | None = None
+    search_epochs: Count | None = None
+    best_epoch: Count | None = None
+    validation_accuracy: Fraction | None = None
+    search_seconds: Seconds | None = None
+    seconds_per_step: Seconds | None = None
+    macs: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullTaskResults(SearchFigures, Results):
+    """Of onnas.py on a full task: of the search, none where the genotype was given, and of training what was found."""
 
     writer: ClassVar[str] = "onnas.py"
     task: str = FULL
     data: FullTaskSize
     classes: list[str]
-    search: str | None = None
-    accuracy: Fraction | None = None
-    search_epochs: Count | None = None
-    best_epoch: Count | None = None
-    validation_accuracy: Fraction | None = None
-    search_seconds: Amount | None = None
-    seconds_per_step: Amount | None = None
-    peak_memory_mib: Amount | None = None
-    peak_memory_breakdown_mib: Parts | None = None
-    peak_memory_test_mib: Amount | None = None
-    macs: Count | None = None
     derived_accuracy: Fraction
     derived_parameters: Count
     derived_macs: Count
     derived_epochs: Count
-    derived_seconds: Amount
+    derived_seconds: Seconds
     derived_split_num: Count
     derived_step_by_step: bool
     derived_peak_memory_mib: Amount | None = None
-    derived_peak_memory_breakdown_mib: Parts | None = None
+    derived_peak_memory_breakdown_mib: dict[str, Amount] | None = None
     derived_peak_memory_test_mib: Amount | None = None
     derived_peak_memory_inference_mib: Amount | None = None
     genotype: Cells
@@ -208,16 +187,36 @@ AnyResults = FewShotResults | FullTaskResults | MetaTrainingResults
 KINDS = {FEW_SHOT: FewShotResults, FULL: FullTaskResults, TFML: MetaTrainingResults}
 
 
-# --- The rows of logs, a line each ------------------------------------------------------------------------------------
+def write_results(path: Path, results: AnyResults) -> None:
+    """Writes results.json, whole or not at all."""
+    write_json(path, as_values(results))
+
+
+def read_results(path: Path) -> AnyResults:
+    """Reads what :func:`write_results` wrote.
+
+    Raises:
+        InputError: there is no such file, or it is damaged; the message names the key.
+    """
+    values = read_json(path, SCRIPTS)
+    task = values.get("task") if isinstance(values, dict) else None
+    if not isinstance(task, str) or task not in KINDS:
+        raise damaged(path, "it is not of a run", SCRIPTS)
+    try:
+        return from_values(KINDS[task], values)
+    except ValueError as error:
+        raise damaged(path, str(error), KINDS[task].writer) from error
+
+
+# --- The rows of logs -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskRow(FoundFigures):
+class TaskRow(FoundFigures, Peaks):
     """A test task, in tasks.jsonl: accuracies before and after adapting; the loss is that of the queries, after.
 
     loss: None if it is not finite. seconds: of adapting. seconds_per_step: median; a step is an architecture and a
-    weight step on one batch. peak_memory_mib, peak_memory_test_mib: of adapting and of testing, None if not measured.
-    predictions: the class that each query was given, after.
+    weight step on one batch. Peaks are None where they were not measured. predictions: each query's class, after.
     """
 
     writer: ClassVar[str] = "onnas.py"
@@ -226,28 +225,23 @@ class TaskRow(FoundFigures):
     accuracy: Fraction
     accuracy_before: Fraction
     loss: Amount | None = None
-    seconds: Amount
-    seconds_per_step: Amount
-    peak_memory_mib: Amount | None = None
-    peak_memory_breakdown_mib: Parts | None = None
-    peak_memory_test_mib: Amount | None = None
+    seconds: Seconds
+    seconds_per_step: Seconds
     genotype: Cells
     predictions: list[Count]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaEpochRow:
-    """A meta-epoch, in metrics.jsonl; of one with a meta-test also its figures, and the first task's peak memory."""
+class MetaEpochRow(Peaks):
+    """A meta-epoch, in metrics.jsonl; of one with a meta-test also its figures, and the first task's peaks."""
 
     writer: ClassVar[str] = "tfml.py"
     index: ClassVar[str] = "meta_epoch"
     meta_epoch: Count
     train_loss: Amount
     train_accuracy: Fraction
-    seconds: Amount
+    seconds: Seconds
     tasks_per_second: Amount
-    peak_memory_mib: Amount | None = None
-    peak_memory_breakdown_mib: Parts | None = None
     test_loss: Amount | None = None
     test_accuracy: Fraction | None = None
     test_accuracy_ci95: Amount | None = None
@@ -256,7 +250,7 @@ class MetaEpochRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchEpochRow:
+class SearchEpochRow(Peaks):
     """An epoch of a full task's search, in search.jsonl: means over its steps.
 
     validation_accuracy: on the architecture's half, each batch before it was stepped on; None while warming up.
@@ -268,14 +262,12 @@ class SearchEpochRow:
     loss: Amount
     accuracy: Fraction
     validation_accuracy: Fraction | None = None
-    peak_memory_mib: Amount
-    peak_memory_breakdown_mib: Parts
-    seconds: Amount
-    seconds_per_step: Amount
+    seconds: Seconds
+    seconds_per_step: Seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class DerivedEpochRow:
+class DerivedEpochRow(Peaks):
     """An epoch of a derived network's training, in derived.jsonl; the loss includes the auxiliary head's share."""
 
     writer: ClassVar[str] = "onnas.py"
@@ -283,9 +275,7 @@ class DerivedEpochRow:
     epoch: Count
     loss: Amount
     accuracy: Fraction
-    seconds: Amount
-    peak_memory_mib: Amount
-    peak_memory_breakdown_mib: Parts
+    seconds: Seconds
 
 
 class ShownQuery(TypedDict):
@@ -314,73 +304,9 @@ class ExampleRow:
     classes: list[str]
     shown: list[ShownClass]
 
+    def __post_init__(self):
+        if len(self.shown) > len(self.classes):
+            raise ValueError("it shows more classes than it names")
+
 
 AnyRow = TaskRow | MetaEpochRow | SearchEpochRow | DerivedEpochRow | ExampleRow
-
-
-# --- Objects and plain values -----------------------------------------------------------------------------------------
-
-
-def as_values(results: AnyResults | AnyRow) -> dict[str, Any]:
-    """The keys and values of a file; what is None is left out."""
-    values = {key: getattr(results, name) for name, key in _keys(type(results)).items()}
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def from_values(kind: type, values: object) -> Any:
-    """The inverse of :func:`as_values`, for values that are not to be trusted.
-
-    Raises:
-        ValueError: a key is missing or a value is of a wrong type; the message names it.
-    """
-    names, hints = _keys(kind), typing.get_type_hints(kind, include_extras=True)
-    required = [names[part.name] for part in dataclasses.fields(kind) if part.default is dataclasses.MISSING]
-    wrong = misfit_keys(values, {key: hints[name] for name, key in names.items()}, required, "it")
-    if wrong:
-        raise ValueError(wrong)
-    return kind(**{name: values[key] for name, key in names.items() if key in values})
-
-
-def _keys(kind: type) -> dict[str, str]:
-    """The key in the file of each of a dataclass's fields."""
-    return {part.name: part.metadata.get("key", part.name) for part in dataclasses.fields(kind)}
-
-
-def write_results(path: Path, results: AnyResults) -> None:
-    """Writes results.json, whole or not at all."""
-    write_json(path, as_values(results))
-
-
-def read_results(path: Path) -> AnyResults:
-    """Reads what :func:`write_results` wrote.
-
-    Raises:
-        InputError: there is no such file, or it is damaged; the message names the key.
-    """
-    values = read_json(path, "onnas.py or tfml.py")
-    task = values.get("task") if isinstance(values, dict) else None
-    kind = KINDS.get(task) if isinstance(task, str) else None
-    if kind is None:
-        raise damaged(path, "it is not of a run", "onnas.py or tfml.py")
-    try:
-        return from_values(kind, values)
-    except ValueError as error:
-        raise damaged(path, str(error), kind.writer) from error
-
-
-def read_settings(path: Path) -> OnnasSettings | TfmlSettings:
-    """Reads a run's args.json.
-
-    Raises:
-        InputError: there is no such file, or it is damaged or of another program.
-    """
-    values = read_json(path, "onnas.py or tfml.py")
-    script = values.get("script") if isinstance(values, dict) else None
-    kind = {"onnas.py": OnnasSettings, "tfml.py": TfmlSettings}.get(script) if isinstance(script, str) else None
-    if kind is None:
-        raise damaged(path, "it is not of a run of onnas.py or tfml.py", "one of them")
-    hints = typing.get_type_hints(kind, include_extras=True)
-    wrong = misfit_keys(values, hints, kind.__required_keys__, "it")
-    if wrong:
-        raise damaged(path, wrong, script)
-    return values

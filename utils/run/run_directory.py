@@ -3,13 +3,12 @@
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from utils.errors import InputError, WriteError
-from utils.run.files import read_file, replacing, write_json
+from utils.run.files import read_file, write_json
 
 LOCK = ".lock"  # in the folder; it stays there, and says which process holds or held it
 MAX_SETTINGS = 2**20  # bytes of args.json
@@ -133,45 +132,3 @@ def _read_settings(path: Path) -> dict | None:
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold the settings of a run: name another folder.")
     return values
-
-
-# --- Logs -----------------------------------------------------------------------------------------------------------
-
-
-class JsonLines:
-    """A file of one JSON object a line, appended as the work goes on.
-
-    Args:
-        keep: whether an object of an earlier run stays, by its number and itself. The first that does not, or a line
-            that is cut short, ends what is kept.
-    """
-
-    def __init__(self, path: Path, keep: Callable[[int, dict], bool]):
-        self.path = path
-        self.kept = list(read_lines(path, keep))
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
-
-    def append(self, row: dict) -> None:
-        """Writes one object; keys whose value is None do not apply and are left out."""
-        line = json.dumps({key: value for key, value in row.items() if value is not None})
-        still_there(self.path.parent)
-        try:
-            with self.path.open("a") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror or error}.") from error
-
-
-def read_lines(path: Path, keep: Callable[[int, dict], bool] = lambda number, row: True) -> Iterator[dict]:
-    """The JSON objects of a file, one a line, up to the first that is not to be kept or is cut short; see JsonLines."""
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_bytes().splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(row, dict) or not keep(number, row):
-            return
-        yield row

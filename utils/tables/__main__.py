@@ -2,33 +2,54 @@ r"""Puts finished runs into the paper's tables: memory, few-shot accuracy, the f
 
     python -m utils.tables runs --path runs/tables
 
-Reads the runs in the folders and below them, and writes tables.md (also printed), tables.json, memory.png and
-few_shot.png into --path. What was not run is "not run"; each table is followed by the commands that fill it.
+Reads the runs in the folders and below them, prints the tables as far as a terminal is wide, and writes them whole into
+--path: tables.md, tables.json, memory.png and few_shot.png. What was not run is "not run"; in tables.md each table is
+followed by the commands that fill it.
 """
 
 from pathlib import Path
+from textwrap import fill
 
 from utils.errors import InputError
+from utils.results.run_files import RunFiles, find_runs
+from utils.results.schema import KINDS
 from utils.run.cli import ArgumentParser, folder, run
 from utils.run.files import replacing, write_json
 from utils.tables import few_shot, full_task, memory, storage
-from utils.tables.accuracy_chart import draw_accuracy
-from utils.tables.runs import UnfinishedRun, find_runs
-from utils.tables.text import markdown_table
+from utils.tables.layout import Column, markdown, plain
 
 TABLES = {"memory": memory, "few_shot": few_shot, "full_task": full_task, "storage": storage}
+UNFINISHED_COLUMNS = (
+    Column("folder", lambda row: f"`{row['run']}`", "folder"),
+    Column("progress", lambda row: row["progress"], "progress"),
+)
 
 
-def as_markdown(tables: dict[str, list[dict]], unfinished: list[UnfinishedRun]) -> str:
+def columns_of(name: str, tables: dict[str, list[dict]]) -> list[Column]:
+    return memory.columns(tables["memory"]) if name == "memory" else TABLES[name].COLUMNS
+
+
+def as_markdown(tables: dict[str, list[dict]], unfinished: list[dict]) -> str:
     """Every table with its commands, then the unfinished runs."""
     sections = [
-        f"## {module.TITLE}\n\n{module.as_markdown(tables[name])}\n\n```bash\n{module.COMMANDS}\n```"
+        f"## {module.TITLE}\n\n{module.NOTE}\n\n{markdown(columns_of(name, tables), tables[name])}\n\n"
+        f"```bash\n{module.COMMANDS}\n```"
         for name, module in TABLES.items()
     ]
     if unfinished:
-        lines = ([f"`{run.path}`", run.progress] for run in unfinished)
-        sections.append(f"## Unfinished runs\n\n{markdown_table(('folder', 'progress'), lines)}")
+        sections.append(f"## Unfinished runs\n\n{markdown(UNFINISHED_COLUMNS, unfinished)}")
     return "\n\n".join(sections) + "\n"
+
+
+def as_text(tables: dict[str, list[dict]], unfinished: list[dict]) -> str:
+    """Every table in the columns that a terminal has room for, then the unfinished runs."""
+    sections = [
+        f"{TABLES[name].TITLE}\n{fill(TABLES[name].NOTE, 100)}\n\n{plain(columns_of(name, tables), rows)}"
+        for name, rows in tables.items()
+    ]
+    if unfinished:
+        sections.append(f"Unfinished runs\n\n{plain(UNFINISHED_COLUMNS, unfinished)}")
+    return "\n\n".join(sections)
 
 
 def main():
@@ -40,18 +61,23 @@ def main():
     args = parser.parse_args()
     runs = find_runs(args.runs)
     tables = {name: module.rows(runs) for name, module in TABLES.items()}
-    text = as_markdown(tables, runs.unfinished)
+    unfinished = [_unfinished(run) for run in runs.unfinished(*KINDS)]
     try:
         args.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder --path {args.path}: {error.strerror}.") from error
     with replacing(args.path / "tables.md") as temporary:
-        temporary.write_text(text)
-    unfinished = [{"run": str(run.path), "progress": run.progress} for run in runs.unfinished]
+        temporary.write_text(as_markdown(tables, unfinished))
     write_json(args.path / "tables.json", {**tables, "unfinished": unfinished})
     memory.draw(tables["memory"], args.path / "memory.png")
-    draw_accuracy(tables["few_shot"], args.path / "few_shot.png")
-    print(text, end="")
+    few_shot.draw(tables["few_shot"], args.path / "few_shot.png")
+    print(as_text(tables, unfinished))
+    print(f"\nEvery column, and the commands that fill the tables: {args.path / 'tables.md'}")
+    print(f"For programs: {args.path / 'tables.json'}; pictures: memory.png and few_shot.png beside it.")
+
+
+def _unfinished(run: RunFiles) -> dict:
+    return {"run": str(run.path), "progress": run.progress}
 
 
 if __name__ == "__main__":

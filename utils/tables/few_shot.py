@@ -1,19 +1,28 @@
 """Table of few-shot accuracy: by data set, ways, shots and method, with the paired difference to ``full``."""
 
-from utils.compare import METHODS
-from utils.results.outcomes import FEW_SHOT, MEASURES, Outcome, as_row, differences, read_outcome, schedule, tasks_of
+from pathlib import Path
+
+from utils.pictures.bars import draw_accuracy
+from utils.results.outcomes import Outcome, as_row, differences, outcome_of, schedule, selection, tasks_of
 from utils.results.published import REPTILE, TITLES
-from utils.tables.runs import Run, Runs, UnfinishedRun
-from utils.tables.text import (
+from utils.results.run_files import RunFiles, Runs
+from utils.results.schema import FEW_SHOT, FewShotResults
+from utils.results.settings import META_CELL, METHODS
+from utils.tables.data_size import few_shot_data
+from utils.tables.layout import (
     NOT_RUN,
-    device_name,
-    few_shot_data,
-    markdown_table,
-    meta_cell_name,
+    PUBLISHED,
+    RUN,
+    UNFINISHED,
+    Column,
+    count,
+    dataset,
+    device,
+    measured,
+    meta_cell,
     number,
     percent,
-    selection,
-    title,
+    text,
 )
 
 TITLE = "Few-shot accuracy"
@@ -36,7 +45,7 @@ for task in '5 1' '5 5'; do
 done"""
 # The methods that the tables are about: a task without one of them shows that it was not run.
 EXPECTED = ("full", "onnas")
-PUBLISHED = "Reptile, fixed network (published)"
+REPTILE_NAME = "Reptile (published)"
 # What must be alike for a difference to be the method's; how alpha relaxes is some methods' own.
 ADAPTATION = ("w_lr", "alpha_lr", "test_task_train_steps", "test_adapt_steps", "batch_size", "transductive")
 RELAXATION = (
@@ -47,33 +56,27 @@ RELAXATION = (
     "alpha_prune_threshold",
 )
 OWN_RELAXATION = ("darts", "pcdarts")
-META_CELL = "meta_cell (SHA-256)"
-RUN, UNFINISHED, OF_PAPER = "run", "unfinished", "published"
+NOTE = (
+    "Accuracy with the 95 % interval over tasks; Reptile's is of a fixed network. Differences are task by task, to "
+    "the full search from the same meta-cell and with the same settings. The meta-cell is named by its SHA-256."
+)
 
 
 def rows(runs: Runs) -> list[dict]:
     """Task by task: the published row, then method by method; one that was expected and not run says so."""
-    ran = _ran(runs.few_shot)
-    ran += [_unfinished(run) for run in runs.unfinished if run.settings.get("task") == FEW_SHOT]
+    ran = [*_ran(runs.finished(FEW_SHOT)), *map(_unfinished, runs.unfinished(FEW_SHOT))]
     tasks = dict.fromkeys([*sorted(REPTILE, key=_place), *sorted((_task(row) for row in ran), key=_place)])
     table = []
     for task in tasks:
+        named = dict(zip(("dataset", "ways", "shots"), task, strict=True))
         here = [row for row in ran if _task(row) == task]
-        here += [
-            {**_named(task), "method": method, "state": NOT_RUN}
-            for method in EXPECTED
-            if method not in {row["search"] for row in here}
-        ]
+        missing = [method for method in EXPECTED if method not in {row["search"] for row in here}]
+        here += [{**named, "search": method, "method": method, "state": NOT_RUN} for method in missing]
         if task in REPTILE:
-            table.append(
-                {**_named(task), "method": PUBLISHED, "state": OF_PAPER, "accuracy": REPTILE[task], "queries": 1}
-            )
-        table += sorted(here, key=lambda row: METHODS.index(row.get("search", row["method"])))
+            published = {"method": REPTILE_NAME, "state": PUBLISHED, "accuracy": REPTILE[task], "queries": 1}
+            table.append({**named, **published})
+        table += sorted(here, key=lambda row: METHODS.index(row["search"]))
     return table
-
-
-def _named(task: tuple[str, int, int]) -> dict:
-    return dict(zip(("dataset", "ways", "shots"), task, strict=True))
 
 
 def _task(row: dict) -> tuple[str, int, int]:
@@ -82,13 +85,12 @@ def _task(row: dict) -> tuple[str, int, int]:
 
 def _place(task: tuple[str, int, int]) -> tuple:
     """Omniglot first, then miniImageNet, then the others."""
-    dataset, ways, shots = task
     order = ["omniglot", *(name for name in TITLES if name != "omniglot")]
-    return order.index(dataset) if dataset in order else len(order), dataset, ways, shots
+    return order.index(task[0]) if task[0] in order else len(order), *task
 
 
-def _ran(runs: list[Run]) -> list[dict]:
-    outcomes = [read_outcome(run.result["search"], FEW_SHOT, [run.path]) for run in runs]
+def _ran(runs: list[RunFiles]) -> list[dict]:
+    outcomes = [outcome_of(run.results.search, [run]) for run in runs]
     fulls = sorted((outcome for outcome in outcomes if outcome.method == "full"), key=_plainness)
 
     def reference(outcome: Outcome) -> Outcome:
@@ -99,106 +101,105 @@ def _ran(runs: list[Run]) -> list[dict]:
 
 def _plainness(outcome: Outcome) -> tuple:
     """Back-propagation all at once and of whole batches first."""
-    settings = outcome.results[0]["settings"]
+    settings = outcome.results[0].settings
     return settings.get("step_by_step") or 0, settings.get("split_num") or 1
 
 
-def _alike(result: dict, full: dict) -> bool:
+def _alike(result: FewShotResults, full: FewShotResults) -> bool:
     """Whether two runs are of the same tasks, from the same meta-cell, and adapt in the same way but for the method."""
-    flags = (META_CELL, *ADAPTATION, *(() if result["search"] in OWN_RELAXATION else RELAXATION))
+    flags = (META_CELL, *ADAPTATION, *(() if result.search in OWN_RELAXATION else RELAXATION))
 
-    def what_counts(side: dict) -> tuple:
-        return tasks_of(side), side.get("data"), [side["settings"].get(flag) for flag in flags]
+    def what_counts(side: FewShotResults) -> tuple:
+        return tasks_of(side), side.data, [side.settings.get(flag) for flag in flags]
 
     return what_counts(result) == what_counts(full)
 
 
-def _row(run: Run, outcome: Outcome, reference: Outcome) -> dict:
-    result, settings = run.result, run.result["settings"]
+def _row(run: RunFiles, outcome: Outcome, reference: Outcome) -> dict:
+    result = run.results
     row = {
-        **_named(_task(result)),
-        "queries": result["queries"],
-        **as_row(outcome, reference, MEASURES[FEW_SHOT]),
-        "search": result["search"],
-        "method": selection(result["search"], settings),
+        "dataset": result.dataset,
+        "ways": result.ways,
+        "shots": result.shots,
+        "queries": result.queries,
+        **as_row(outcome, reference),
+        **_described(run),
         "state": RUN,
         "tasks": len(outcome.samples),
-        "seconds_per_task": result["seconds_per_task"],
-        "device": result.get("device"),
+        "seconds_per_task": result.seconds_per_task,
+        "device": result.device,
         "data": few_shot_data(result),
-        "meta_cell": settings.get(META_CELL),
-        "adaptation": _adaptation(settings),
-        "run": str(run.path),
     }
     if outcome is not reference:
         row["difference_tasks"] = len(differences(outcome, reference))
     return row
 
 
-def _adaptation(settings: dict) -> str:
-    """E.g. "10 epochs, batches of 15, seed 21"."""
-    epochs = settings.get("test_task_train_steps")
-    text = f"{epochs} epoch{'' if epochs == 1 else 's'}, batches of {settings.get('batch_size')}"
-    text += "" if settings.get("transductive", 1) else ", image by image"
-    return f"{text}, seed {settings.get('seed')}"
-
-
-def _unfinished(run: UnfinishedRun) -> dict:
+def _unfinished(run: RunFiles) -> dict:
     settings = run.settings
+    task = {"dataset": settings["dataset"], "ways": settings["n"], "shots": settings["k"], "queries": settings["q"]}
+    return {**task, "schedule": schedule(settings), **_described(run), "state": UNFINISHED, "progress": run.progress}
+
+
+def _described(run: RunFiles) -> dict:
+    """Which method a run is of, and how it adapts, e.g. "10 epochs, batches of 15, seed 21"."""
+    settings = run.settings
+    epochs = settings.get("test_task_train_steps")
+    adaptation = f"{epochs} epoch{'' if epochs == 1 else 's'}, batches of {settings.get('batch_size')}"
+    adaptation += "" if settings.get("transductive", 1) else ", image by image"
     return {
-        **_named((settings["dataset"], settings["n"], settings["k"])),
-        "queries": settings["q"],
         "search": settings["search"],
         "method": selection(settings["search"], settings),
-        "schedule": schedule(settings),
-        "state": UNFINISHED,
-        "progress": run.progress,
         "meta_cell": settings.get(META_CELL),
-        "adaptation": _adaptation(settings),
+        "adaptation": f"{adaptation}, seed {settings.get('seed')}",
         "run": str(run.path),
     }
 
 
-def as_markdown(table: list[dict]) -> str:
-    heads = ("data set", "task", "queries a class", "method", "back-propagation", "tasks", "accuracy (%)")
-    heads += ("difference to full (%)", "peak memory, adapting (MiB)", "s a task", "s a step", "device")
-    heads += ("test images", "adaptation", "meta-cell")
-    note = (
-        "Accuracy with the 95 % interval over tasks; differences are task by task, to the full search from the same "
-        "meta-cell and with the same settings. The meta-cell is named by its SHA-256."
-    )
-    return f"{note}\n\n{markdown_table(heads, map(_cells, table))}"
-
-
-def _cells(row: dict) -> list[str]:
-    measured = {
-        RUN: percent(row.get("accuracy"), row.get("accuracy_ci95")),
-        OF_PAPER: percent(row.get("accuracy"), None),
-        NOT_RUN: NOT_RUN,
-        UNFINISHED: f"unfinished: {row.get('progress')}",
-    }
-    absent = NOT_RUN if row["state"] == NOT_RUN else ""
-    return [
-        title(row["dataset"]),
-        f"{row['ways']}-way {row['shots']}-shot",
-        number(row.get("queries"), "d"),
-        row["method"],
-        row.get("schedule", ""),
-        number(row.get("tasks"), "d"),
-        measured[row["state"]],
-        _difference(row),
-        number(row.get("peak_memory_mib"), ".1f", absent),
-        number(row.get("seconds_per_task"), ".2f", absent),
-        number(row.get("seconds_per_step"), ".3f", absent),
-        device_name(row) if row["state"] == RUN else "",
-        row.get("data", ""),
-        row.get("adaptation", ""),
-        meta_cell_name(row.get("meta_cell")),
-    ]
+def _task_name(row: dict) -> str:
+    return f"{row['ways']}-way {row['shots']}-shot"
 
 
 def _difference(row: dict) -> str:
-    text = percent(row.get("difference"), row.get("difference_ci95"), "+")
-    if text and row["difference_tasks"] < row["tasks"]:
-        text += f" (on {row['difference_tasks']} tasks)"
-    return text
+    shown = percent("difference", "difference_ci95", "+")(row)
+    if shown and row["difference_tasks"] < row["tasks"]:
+        shown += f" (on {row['difference_tasks']} tasks)"
+    return shown
+
+
+COLUMNS = (
+    Column("data set", dataset, "data set"),
+    Column("task", _task_name, "task"),
+    Column("queries a class", count("queries")),
+    Column("method", text("method"), "method"),
+    Column("back-propagation", text("schedule")),
+    Column("tasks", count("tasks"), "tasks"),
+    Column("accuracy (%)", measured("accuracy", "accuracy_ci95"), "accuracy %"),
+    Column("difference to full (%)", _difference, "to full %"),
+    Column("found network (%)", percent("found_accuracy", "found_accuracy_ci95"), "found %"),
+    Column("peak memory, adapting (MiB)", number("peak_memory_mib", ".1f"), "MiB"),
+    Column("s a task", number("seconds_per_task", ".2f"), "s a task"),
+    Column("s a step", number("seconds_per_step", ".3f")),
+    Column("device", device),
+    Column("test images", text("data")),
+    Column("adaptation", text("adaptation")),
+    Column("meta-cell", meta_cell),
+)
+
+
+def draw(table: list[dict], path: Path) -> None:
+    """Draws the rows as bars, a panel a data set."""
+    panels: dict[str, list[dict]] = {}
+    for row in table:
+        words = [_task_name(row), row["method"], row.get("schedule", "")]
+        words.append("subset" if row.get("data", "").startswith("subset") else "")
+        known = "accuracy" in row
+        bar = {
+            "name": ", ".join(filter(None, words)),
+            "label": measured("accuracy", "accuracy_ci95")(row),
+            "value": 100 * row["accuracy"] if known else None,
+            "half": 100 * row.get("accuracy_ci95", 0) if known else None,
+            "kind": row.get("search"),
+        }
+        panels.setdefault(dataset(row), []).append(bar)
+    draw_accuracy(panels, path)

@@ -2,21 +2,23 @@
 
 import json
 from collections.abc import Iterable
-from statistics import fmean
 
-from utils.compare import METHODS
-from utils.results.outcomes import FULL, MEASURES, as_row, read_outcome, schedule
-from utils.tables.runs import Run, Runs, UnfinishedRun
-from utils.tables.text import (
+from utils.results.outcomes import as_row, outcome_of, schedule, selection
+from utils.results.run_files import RunFiles, Runs
+from utils.results.schema import FULL
+from utils.results.settings import METHODS
+from utils.tables.data_size import full_task_data
+from utils.tables.layout import (
     NOT_RUN,
-    device_name,
+    RUN,
+    UNFINISHED,
+    Column,
+    dataset,
+    device,
     duration,
-    full_task_data,
-    markdown_table,
+    measured,
     number,
-    percent,
-    selection,
-    title,
+    text,
 )
 
 TITLE = "Full task"
@@ -33,12 +35,12 @@ APART = (
     *("n", "k", "q", "eval_epochs", "hp_setting", "use_vinyals_split", "test_task_train_steps", "test_adapt_steps"),
     "transductive",
 )
+NOTE = "+- is the standard deviation over seeds; memory is the largest of them, the other numbers are their mean."
 
 
 def rows(runs: Runs) -> list[dict]:
     """A row for runs that differ by the seed alone; a method that was expected and not run says so."""
-    table = [_row(group) for group in _groups(runs.full)]
-    table += [_unfinished(run) for run in runs.unfinished if run.settings.get("task") == FULL]
+    table = [*map(_row, _groups(runs.finished(FULL))), *map(_unfinished, runs.unfinished(FULL))]
     ran = {(row["dataset"], row["search"]) for row in table}
     table += [
         {"dataset": EXPECTED_DATASET, "search": method, "method": method, "state": NOT_RUN}
@@ -53,93 +55,66 @@ def rows(runs: Runs) -> list[dict]:
     return sorted(table, key=place)
 
 
-def _groups(runs: Iterable[Run]) -> list[list[Run]]:
+def _groups(runs: Iterable[RunFiles]) -> list[list[RunFiles]]:
     """Runs that differ by the seed alone, a seed once: where one was run twice, the second run starts a group."""
-    groups: dict[tuple[str, int], list[Run]] = {}
+    groups: dict[tuple[str, int], list[RunFiles]] = {}
     for run in runs:
-        alike, again = _alike(run.result), 0
-        while run.result["settings"].get("seed") in _seeds(groups.get((alike, again), [])):
+        alike, again = _alike(run), 0
+        while run.settings.get("seed") in [other.settings.get("seed") for other in groups.get((alike, again), [])]:
             again += 1
         groups.setdefault((alike, again), []).append(run)
     return list(groups.values())
 
 
-def _seeds(group: list[Run]) -> list[int | None]:
-    return [run.result["settings"].get("seed") for run in group]
+def _alike(run: RunFiles) -> str:
+    settings = {flag: value for flag, value in run.settings.items() if flag not in APART}
+    return json.dumps([settings, run.results.dataset, run.results.data, run.results.device], sort_keys=True)
 
 
-def _alike(result: dict) -> str:
-    settings = {flag: value for flag, value in result["settings"].items() if flag not in APART}
-    return json.dumps([settings, result["dataset"], result.get("data"), result.get("device")], sort_keys=True)
-
-
-def _search(result: dict) -> str:
-    return GIVEN if result["settings"].get("genotype") else result["search"]
-
-
-def _row(group: list[Run]) -> dict:
-    first = group[0].result
-    search, settings = _search(first), first["settings"]
-    outcome = read_outcome(search, FULL, [run.path for run in group])
-    row = {
-        "dataset": first["dataset"],
-        **as_row(outcome, outcome, MEASURES[FULL]),
-        "search": search,
-        "method": selection(search, settings),
-        "state": "run",
-        "data": full_task_data(first),
-        "device": first.get("device"),
-        "seeds": list(outcome.samples),
-        "derived_epochs": settings.get("derived_epochs"),
-        "runs": [str(run.path) for run in group],
-    }
-    if search == GIVEN:
-        row = {key: value for key, value in row.items() if key not in ("schedule", "peak_memory_mib")}
-    else:
-        row["search_epochs"] = first.get("search_epochs")
-        row["search_seconds"] = fmean(run.result["search_seconds"] for run in group)
-    return row
-
-
-def _unfinished(run: UnfinishedRun) -> dict:
-    settings = run.settings
-    search = GIVEN if settings.get("genotype") else settings["search"]
+def _described(settings: dict) -> dict:
+    search = GIVEN if settings["genotype"] else settings["search"]
     row = {"dataset": settings["dataset"], "search": search, "method": selection(search, settings)}
-    row |= {"state": "unfinished", "progress": run.progress, "seeds": [settings.get("seed")], "runs": [str(run.path)]}
     return row if search == GIVEN else {**row, "schedule": schedule(settings)}
 
 
-def as_markdown(table: list[dict]) -> str:
-    heads = (
-        "data set",
-        "images (training + test)",
-        "method",
-        "back-propagation",
-        "epochs of search, training",
-        "seeds",
-    )
-    heads += ("search memory (MiB)", "search time (h:mm:ss)", "derived accuracy (%)", "parameters", "MACs", "device")
-    note = "+- is the standard deviation over seeds; memory is the largest of them, the other numbers are their mean."
-    return f"{note}\n\n{markdown_table(heads, map(_cells, table))}"
+def _row(group: list[RunFiles]) -> dict:
+    run = group[0]
+    outcome = outcome_of(run.settings["search"], group)
+    row = {**as_row(outcome, outcome), **_described(run.settings)}
+    if run.settings["genotype"]:
+        del row["schedule"]
+    return row | {
+        "state": RUN,
+        "data": full_task_data(run.results),
+        "device": run.results.device,
+        "seeds": list(outcome.samples),
+        "search_epochs": run.results.search_epochs,
+        "derived_epochs": run.results.derived_epochs,
+        "runs": [str(run.path) for run in group],
+    }
 
 
-def _cells(row: dict) -> list[str]:
-    absent = NOT_RUN if row["state"] == NOT_RUN else ""
-    accuracy = percent(row.get("derived_accuracy"), row.get("derived_accuracy_sd")) or absent
-    if row["state"] == "unfinished":
-        accuracy = f"unfinished: {row['progress']}"
+def _unfinished(run: RunFiles) -> dict:
+    row = {**_described(run.settings), "state": UNFINISHED, "progress": run.progress}
+    return {**row, "seeds": [run.settings.get("seed")], "runs": [str(run.path)]}
+
+
+def _epochs(row: dict) -> str:
     epochs = (row.get("search_epochs"), row.get("derived_epochs"))
-    return [
-        title(row["dataset"]),
-        row.get("data", ""),
-        row["method"],
-        row.get("schedule", ""),
-        ", ".join(number(value, "d", "-") for value in epochs) if row["state"] == "run" else "",
-        ", ".join(str(seed) for seed in row.get("seeds", [])),
-        number(row.get("peak_memory_mib"), ".1f", absent),
-        duration(row.get("search_seconds")) or absent,
-        accuracy,
-        number(row.get("derived_parameters"), ",.0f", absent),
-        number(row.get("derived_macs"), ",.0f", absent),
-        device_name(row) if row["state"] == "run" else "",
-    ]
+    return ", ".join("-" if value is None else f"{value:d}" for value in epochs) if row["state"] == RUN else ""
+
+
+COLUMNS = (
+    Column("data set", dataset, "data set"),
+    Column("images (training + test)", text("data")),
+    Column("method", text("method"), "method"),
+    Column("back-propagation", text("schedule")),
+    Column("epochs of search, training", _epochs),
+    Column("seeds", lambda row: ", ".join(map(str, row.get("seeds", []))), "seeds"),
+    Column("search memory (MiB)", number("peak_memory_mib", ".1f"), "MiB"),
+    Column("search time (h:mm:ss)", duration("search_seconds"), "search time"),
+    Column("derived accuracy (%)", measured("derived_accuracy", "derived_accuracy_sd"), "accuracy %"),
+    Column("parameters", number("derived_parameters", ",.0f"), "parameters"),
+    Column("MACs", number("derived_macs", ",.0f"), "MACs"),
+    Column("device", device),
+)

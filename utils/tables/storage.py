@@ -1,80 +1,64 @@
 """Table of storage: n cells against one meta-cell."""
 
-from utils.results.published import STORAGE_RATIO
-from utils.tables.runs import Runs
-from utils.tables.text import NOT_RUN, few_shot_data, markdown_table, meta_cell_name, number, title
+from utils.results.published import STORAGE_RATIO, TITLES
+from utils.results.run_files import RunFiles, Runs
+from utils.results.schema import FEW_SHOT, FULL, TFML
+from utils.results.settings import META_CELL
+from utils.tables.data_size import few_shot_data
+from utils.tables.layout import NOT_RUN, PUBLISHED, RUN, Column, meta_cell, number, text
 
 TITLE = "Storage"
 COMMANDS = """\
 python tfml.py --dataset omniglot --meta_epochs 0 --path runs/storage/omniglot  # untrained: training changes no size
 python tfml.py --dataset miniimagenet --meta_epochs 0 --path runs/storage/miniimagenet
 python tfml.py --dataset omniglot --meta_epochs 0 --cells separate --path runs/storage/metanas"""
-META_CELL = "meta_cell (SHA-256)"
+NOTE = "Parameters of the supernet, alpha and beta, as they are stored; a meta-cell is named by its SHA-256."
 
 
 def rows(runs: Runs) -> list[dict]:
-    """A row a meta-cell and number of ways; those that tfml.py wrote say what they were trained on."""
+    """What was published, and a row a meta-cell and number of ways; of those that tfml.py wrote, also the training."""
     table: dict[tuple, dict] = {}
-    for run in [*runs.tfml, *runs.few_shot, *runs.full]:
-        result, settings = run.result, run.result["settings"]
-        if result.get("meta_cell_storage_mib") is None:
+    for run in [*runs.finished(TFML), *runs.finished(FEW_SHOT), *runs.finished(FULL)]:
+        result = run.results
+        if result.meta_cell_storage_mib is None or result.supernet_storage_mib is None:
             continue
-        trained = run in runs.tfml
-        digest = result.get(META_CELL) if trained else settings.get(META_CELL)
-        network = result.get("network", {})
-        supernet, stored = result["supernet_storage_mib"], result["meta_cell_storage_mib"]
+        digest = result.meta_cell_sha256 if run.kind == TFML else run.settings.get(META_CELL)
         row = {
-            "state": "run",
-            "cells": network.get("layers"),
-            "init_channels": network.get("init_channels"),
-            "nodes": network.get("nodes"),
-            "supernet_storage_mib": supernet,
-            "meta_cell_storage_mib": stored,
-            "ratio": supernet / stored,
+            "state": RUN,
+            "cells": result.network["layers"],
+            "init_channels": result.network["init_channels"],
+            "nodes": result.network["nodes"],
+            "supernet_storage_mib": result.supernet_storage_mib,
+            "meta_cell_storage_mib": result.meta_cell_storage_mib,
+            "ratio": result.supernet_storage_mib / result.meta_cell_storage_mib,
             "meta_cell": digest,
         }
-        if trained:
-            row["training"] = {
-                "dataset": result["dataset"],
-                "data": few_shot_data(result),
-                "meta_epochs": result["meta_epochs"],
-                "cells": settings.get("cells", "meta"),
-            }
-        table.setdefault((digest, supernet, stored), row)
-    return list(table.values()) or [{"state": NOT_RUN}]
+        if run.kind == TFML:
+            row["training"] = _training(run)
+        table.setdefault((digest, result.supernet_storage_mib, result.meta_cell_storage_mib), row)
+    published = {"state": PUBLISHED, "cells": 4, "init_channels": 28, "nodes": 3, "ratio": STORAGE_RATIO}
+    return [published, *(table.values() or [{"state": NOT_RUN}])]
 
 
-def as_markdown(table: list[dict]) -> str:
-    heads = (
-        "cells",
-        "C",
-        "nodes",
-        "n cells (MiB)",
-        "meta-cell (MiB)",
-        "n cells / meta-cell",
-        "meta-cell",
-        "trained on",
-    )
-    published = ["4", "28", "3", "", "", f"about {STORAGE_RATIO} (published)", "", ""]
-    note = "Parameters of the supernet, alpha and beta, as they are stored; a meta-cell is named by its SHA-256."
-    return f"{note}\n\n{markdown_table(heads, [published, *map(_cells, table)])}"
-
-
-def _cells(row: dict) -> list[str]:
-    absent = NOT_RUN if row["state"] == NOT_RUN else ""
-    training = row.get("training")
-    return [
-        *(number(row.get(key), "d", absent or "not recorded") for key in ("cells", "init_channels", "nodes")),
-        number(row.get("supernet_storage_mib"), ".3f", absent),
-        number(row.get("meta_cell_storage_mib"), ".3f", absent),
-        number(row.get("ratio"), ".2f", absent),
-        meta_cell_name(row.get("meta_cell")),
-        "" if training is None else _training(training),
-    ]
-
-
-def _training(training: dict) -> str:
+def _training(run: RunFiles) -> str:
     """E.g. "Omniglot, complete, 400 meta-epochs"."""
-    length = f"{training['meta_epochs']:,} meta-epochs" if training["meta_epochs"] else "untrained"
-    kind = ", separate cells" if training["cells"] == "separate" else ""
-    return f"{title(training['dataset'])}, {training['data']}, {length}{kind}"
+    result = run.results
+    length = f"{result.meta_epochs:,} meta-epochs" if result.meta_epochs else "untrained"
+    kind = ", separate cells" if run.settings.get("cells") == "separate" else ""
+    return f"{TITLES.get(result.dataset, result.dataset)}, {few_shot_data(result)}, {length}{kind}"
+
+
+def _ratio(row: dict) -> str:
+    return f"about {row['ratio']} (published)" if row["state"] == PUBLISHED else number("ratio", ".2f")(row)
+
+
+COLUMNS = (
+    Column("cells", number("cells", "d"), "cells"),
+    Column("C", number("init_channels", "d"), "C"),
+    Column("nodes", number("nodes", "d"), "nodes"),
+    Column("n cells (MiB)", number("supernet_storage_mib", ".3f"), "n cells (MiB)"),
+    Column("meta-cell (MiB)", number("meta_cell_storage_mib", ".3f"), "meta-cell (MiB)"),
+    Column("n cells / meta-cell", _ratio, "ratio"),
+    Column("meta-cell", meta_cell, "meta-cell"),
+    Column("trained on", text("training"), "trained on"),
+)

@@ -9,72 +9,70 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import contents, fill
 from utils.errors import InputError
 from utils.pictures.event_log import EventLog
+from utils.pictures.style import new_figure
+from utils.results.schema import DerivedEpochRow
+
+
+def row(epoch: int, loss: float = 0.5) -> DerivedEpochRow:
+    peaks = {"peak_memory_mib": 3.0, "peak_memory_breakdown_mib": {"parameters": 1.0, "other": 2.0}}
+    return DerivedEpochRow(epoch=epoch, loss=loss, accuracy=0.25, seconds=1.5, **peaks)
 
 
 def read(folder) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
 
 
-def scalars(folder, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in read(folder).Scalars(tag)]
+def losses(folder) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in read(folder).Scalars("loss/loss")]
 
 
-def test_scalars_pictures_and_texts(tmp_path):
-    log, picture = EventLog(tmp_path / "tb"), Image.new("RGB", (30, 20), (200, 10, 10))
-    log.add(3, {"group/a": 0.5, "group/b": 2}, {"pictures/red": picture}, {"words": "of *one* step"})
-    log.add(4, {"group/a": 0.25})
+def test_a_row_is_its_numbers_in_groups(tmp_path):
+    log = EventLog(tmp_path / "tb")
     assert not (tmp_path / "tb").exists()
-    log.write()
+    log.add_row(row(2), {"lr": 0.125})
+    breakdown = "memory/peak_memory_breakdown_mib"
+    tags = {"accuracy/accuracy": 0.25, "loss/loss": 0.5, "memory/peak_memory_mib": 3.0, "time/seconds": 1.5}
+    tags |= {f"{breakdown}/parameters": 1.0, f"{breakdown}/other": 2.0, "other/lr": 0.125}
     events = read(tmp_path / "tb")
-    assert set(events.Tags()["scalars"]) == {"group/a", "group/b"}
-    assert scalars(tmp_path / "tb", "group/a") == [(3, 0.5), (4, 0.25)]
-    (image,) = events.Images("pictures/red")
-    assert (image.step, image.width, image.height) == (3, 30, 20)
-    shown = Image.open(io.BytesIO(image.encoded_image_string))
-    assert shown.format == "PNG"
-    assert shown.convert("RGB").tobytes() == picture.tobytes()
-    (text,) = events.Tensors("words/text_summary")
-    assert (text.step, text.tensor_proto.string_val) == (3, [b"of *one* step"])
-
-
-def test_a_row_is_its_numbers(tmp_path):
-    log = EventLog(tmp_path)
-    row = {"task": 2, "accuracy": 0.5, "loss": None, "parts": {"one": 1.5, "other": {"two": 2}}, "name": "x", "l": [1]}
-    log.add_row("task", row)
-    tags = {"task/accuracy": 0.5, "task/parts/one": 1.5, "task/parts/other/two": 2.0}
-    assert set(read(tmp_path).Tags()["scalars"]) == set(tags)
+    assert set(events.Tags()["scalars"]) == set(tags)
     for tag, value in tags.items():
-        assert scalars(tmp_path, tag) == [(2, value)]
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == [(2, value)]
+
+
+def test_a_figure_is_a_picture(tmp_path):
+    EventLog(tmp_path).add_figures(3, {"search/cells": new_figure(3, 2)})
+    (image,) = read(tmp_path).Images("search/cells")
+    with Image.open(io.BytesIO(image.encoded_image_string)) as picture:
+        assert (image.step, picture.size) == (3, (image.width, image.height))
 
 
 def test_every_row_is_there_at_once(tmp_path):
     log = EventLog(tmp_path)
-    for step in range(3):
-        log.add_row("step", {"step": step, "value": step})
-        assert scalars(tmp_path, "step/value") == [(number, number) for number in range(step + 1)]
+    for epoch in range(3):
+        log.add_row(row(epoch, epoch))
+        assert losses(tmp_path) == [(number, number) for number in range(epoch + 1)]
 
 
 def test_a_later_life_takes_the_place_of_what_it_does_again(tmp_path):
     for first, last, value in ((0, 4, 1.0), (2, 3, 2.0), (3, 6, 3.0)):
         log = EventLog(tmp_path, first)
-        for step in range(first, last):
-            log.add_row("step", {"step": step, "value": value})
-    assert scalars(tmp_path, "step/value") == [(0, 1.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 3.0), (5, 3.0)]
+        for epoch in range(first, last):
+            log.add_row(row(epoch, value))
+    assert losses(tmp_path) == [(0, 1.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 3.0), (5, 3.0)]
 
 
 def test_a_later_life_after_half_a_record(tmp_path):
     log = EventLog(tmp_path)
-    for step in range(2):
-        log.add_row("step", {"step": step, "value": step})
+    for epoch in range(2):
+        log.add_row(row(epoch, epoch))
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-5])
-    EventLog(tmp_path, 1).add_row("step", {"step": 1, "value": 10})
-    assert scalars(tmp_path, "step/value") == [(0, 0.0), (1, 10.0)]
+    EventLog(tmp_path, 1).add_row(row(1, 10.0))
+    assert losses(tmp_path) == [(0, 0.0), (1, 10.0)]
 
 
 def test_full_disk(tiny_disk):
     fill(tiny_disk)
-    log = EventLog(tiny_disk / "tb")
     with pytest.raises(InputError, match="No space left"):
-        log.add_row("step", {"step": 0, "value": 1})
+        EventLog(tiny_disk / "tb").add_row(row(0))
     assert list(contents(tiny_disk)) == ["ballast"]

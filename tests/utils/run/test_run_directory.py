@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from utils.errors import InputError
-from utils.run.run_directory import JsonLines, check_run, open_run
+from utils.run.run_directory import check_run, open_run, still_there
 
 ARGS = {"path": "x", "n": 5, "layers": [1, 3], "meta_epochs": 10}
 MAY_CHANGE = ("path", "meta_epochs")
@@ -119,56 +119,6 @@ def test_place_that_cannot_be_a_folder(tmp_path, place):
     assert files(tmp_path) == {"file": b""}
 
 
-# --- JSON lines -----------------------------------------------------------------------------------------------------
-
-
-def everything(number, row) -> bool:
-    return True
-
-
-def test_lines_are_appended_and_kept(tmp_path):
-    path = tmp_path / "lines"
-    lines = JsonLines(path, keep=everything)
-    assert lines.kept == []
-    for number in range(4):
-        lines.append({"a": number, "b": None})
-    assert path.read_text() == '{"a": 0}\n{"a": 1}\n{"a": 2}\n{"a": 3}\n'
-    assert JsonLines(path, keep=lambda number, row: number < 3).kept == [{"a": 0}, {"a": 1}, {"a": 2}]
-    assert path.read_text() == '{"a": 0}\n{"a": 1}\n{"a": 2}\n'
-
-
-@pytest.mark.parametrize("cut", range(1, 9))
-def test_last_line_cut_short_is_dropped(tmp_path, cut):
-    path = tmp_path / "lines"
-    path.write_text('{"a": 0}\n{"a": 1}\n'[:-cut])
-    lines = JsonLines(path, keep=everything)
-    assert lines.kept == [{"a": 0}, {"a": 1}][: len(lines.kept)]
-    lines.append({"a": 9})
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [*lines.kept, {"a": 9}]
-
-
-def test_line_that_cannot_be_written(tmp_path):
-    lines = JsonLines(tmp_path / "lines", keep=everything)
-    (tmp_path / "lines").unlink()
-    (tmp_path / "lines").mkdir()
-    with pytest.raises(InputError, match="lines"):
-        lines.append({"a": 1})
-
-
-@pytest.mark.parametrize("garbage", [b"3\n", b"[1]\n", b"null\n", b'"a"\n', b"\xff\n", b"\0\n"])
-def test_line_of_something_else_ends_what_is_kept(tmp_path, garbage):
-    path = tmp_path / "lines"
-    path.write_bytes(b'{"a": 0}\n' + garbage)
-    assert JsonLines(path, keep=everything).kept == [{"a": 0}]
-
-
-def test_first_line_that_is_not_kept_ends_what_is_kept(tmp_path):
-    path = tmp_path / "lines"
-    path.write_text('{"a": 0}\n{"a": 7}\n{"a": 2}\n')
-    assert JsonLines(path, keep=lambda number, row: row["a"] == number).kept == [{"a": 0}]
-    assert path.read_text() == '{"a": 0}\n'
-
-
 # --- One process at a time ------------------------------------------------------------------------------------------
 
 WRITER = """
@@ -223,10 +173,9 @@ def test_run_that_another_process_made_meanwhile_is_left_alone(tmp_path):
 def test_run_whose_folder_is_deleted_stops(tmp_path, made_again):
     path = tmp_path / "run"
     open_run(path, check(path))
-    lines = JsonLines(path / "lines", keep=everything)
-    lines.append({"a": 0})
+    still_there(path)
     shutil.rmtree(path)
     if made_again:
         path.mkdir()
     with pytest.raises(InputError, match="run was deleted while"):
-        lines.append({"a": 1})
+        still_there(path)
