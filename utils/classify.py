@@ -37,10 +37,9 @@ COMPANIONS, COMPANION_STEMS = ("thumbs.db", "desktop.ini"), ("readme", "license"
 SMALLEST_SIDE = 8
 # How Pillow names pixels of more than 8 bits in a file; ";16" alone is also said of colours that share 16 bits.
 DEEP_LAYOUTS = ("I;16", ";16B", ";16L", ";16N", ";16S", ";16BS", ";16NS")
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF's tag
 UNREAD = "unread"  # in the place of a class
-SECONDS_BETWEEN_LINES = 3
-TABLE_ROWS = 20
-TABLE_WIDTH = 80
+SECONDS_BETWEEN_LINES, TABLE_ROWS, TABLE_WIDTH = 3, 20, 80
 
 
 class Refusal(Exception):
@@ -49,10 +48,11 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of a file: the probability of each class; None: it could not be read."""
+    """What is said of a file: the probability of each class; None: it could not be read, for a reason."""
 
     file: str
     probabilities: list[float] | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,11 @@ class Network:
                 *(np.array(told[key], np.float32).reshape(-1, 1, 1) for key in ("mean", "std")),
                 told["bits"],
             )
-            channels = network.shape[0]
-            sound = channels in (1, 3) and len(network.shape) == 3 and len(network.mean) == len(network.std) == channels
+            channels, _, _ = network.shape
+            if channels not in (1, 3) or not len(network.mean) == len(network.std) == channels:
+                raise ValueError
         except (KeyError, TypeError, ValueError) as error:
             raise Refusal(f"{path} does not say how to prepare images: onnas.py --export writes such.") from error
-        if not sound:
-            raise Refusal(f"{path} is for images of {network.shape}: onnas.py --export writes for grey or colour.")
         if told["preparation"] != PREPARATION:
             raise Refusal(f"{path} prepares images as version {told['preparation']}, this file as {PREPARATION}.")
         return network
@@ -128,6 +127,8 @@ def read_image(path: Path, shape: tuple[int, int, int], bits: int | None) -> np.
     Raises:
         Refusal: why it is not read; the sentence does not name it.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise Refusal("it is of no format that is read: convert it to PNG or JPEG")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise Refusal("it is no regular file")
@@ -135,10 +136,10 @@ def read_image(path: Path, shape: tuple[int, int, int], bits: int | None) -> np.
             warnings.simplefilter("ignore")  # about large images, and about what else a file holds
             with Image.open(path, formats=FORMATS) as image:
                 return prepare(image, shape, bits)
-    except Refusal:
+    except (Refusal, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise Refusal(f"it is no whole image of {', '.join(FORMATS)}: convert it to PNG or JPEG") from error
+        raise Refusal("it is no whole image: convert it to PNG or JPEG") from error
     except Exception as error:  # Pillow raises almost anything for a damaged image
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise Refusal(f"it may be cut short or corrupt: {reason}") from error
@@ -148,8 +149,8 @@ def prepare(image: Image.Image, shape: tuple[int, int, int], bits: int | None) -
     """An opened image as uint8 (channels, height, width), which a network takes divided by 255 and normalised.
 
     In this order, so that other programs can do the same:
-    1. of an animation, the first frame; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least
-       twice the wanted one;
+    1. of several frames or pages, the first; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
+       least twice the wanted one;
     2. turned upright, as its EXIF orientation says;
     3. pixels of more than 8 bits keep the upper 8 of their ``bits``;
     4. transparency is laid over white;
@@ -164,12 +165,14 @@ def prepare(image: Image.Image, shape: tuple[int, int, int], bits: int | None) -
         raise Refusal(f"it is too small, {image.width}x{image.height} pixels: {SMALLEST_SIDE} is the least side")
     if image.mode == "F":
         raise Refusal("it has floating-point pixels, whose range is not known: save it with 8 or 16 bits")
-    image.draft(None, (2 * width, 2 * height))
     deep = _is_deep(image)
+    if deep and image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise Refusal("it has pixels of 16 bits of which 0 is white: save it with 8 bits")  # Pillow ignores it
+    image.draft(None, (2 * width, 2 * height))
     ImageOps.exif_transpose(image, in_place=True)
     if deep:
         _check_range(image, bits)
-    if _kind(image.mode) == "I":
+    if image.mode.startswith("I"):
         pixels = np.asarray(image) >> ((bits or 16) - 8 if deep else 8)
         if "transparency" in image.info:
             pixels = np.where(np.asarray(image) == image.info["transparency"], 255, pixels)
@@ -185,8 +188,8 @@ def prepare(image: Image.Image, shape: tuple[int, int, int], bits: int | None) -
 
 
 def _check_range(image: Image.Image, bits: int | None) -> None:
-    """Refuses pixels of more than 8 bits whose largest value does not fit, or tells nothing of their range."""
-    if _kind(image.mode) == "I":
+    """Refuses pixels of more than 8 bits whose largest value does not fit, or leaves their range open."""
+    if image.mode.startswith("I"):
         least, largest = np.asarray(image).min(), np.asarray(image).max()
     else:  # of colours Pillow keeps the upper 8 bits
         least, largest = 0, int(np.asarray(image.convert("RGB")).max()) * 256 + 255
@@ -202,13 +205,8 @@ def _is_deep(image: Image.Image) -> bool:
     """Whether a channel of a pixel has more than 8 bits, and no word on what is white; of an image not decoded yet."""
     layouts = (tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3])
     return any(str(layout).endswith(DEEP_LAYOUTS) for layout in layouts) or (
-        _kind(image.mode) == "I" and image.format != "PPM"
+        image.mode.startswith("I") and image.format != "PPM"
     )
-
-
-def _kind(mode: str) -> str:
-    """Pillow's mode without the layout of its bytes: "I;16B" -> "I"."""
-    return mode.partition(";")[0]
 
 
 # --- Files and the command --------------------------------------------------------------------------------------------
@@ -228,8 +226,7 @@ def list_files(folder: Path) -> list[Path]:
         seen.add(folder.resolve())
         for entry in sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
             if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in entry.name):
-                name = os.fsencode(entry).decode("utf-8", "backslashreplace")
-                raise Refusal(f"the name {name!a} is not UTF-8 or has control characters: rename it.")
+                raise Refusal(f"the name {os.fsencode(entry)} is not UTF-8 or has control characters: rename it.")
             if entry.is_dir():
                 walk(entry)
             elif not _is_companion(entry):
@@ -240,12 +237,12 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def _is_companion(path: Path) -> bool:
-    left = path.stem.lower() in COMPANION_STEMS and path.suffix.lower() not in SUFFIXES
-    return left or path.name.lower() in COMPANIONS
+    about = path.stem.lower() in COMPANION_STEMS and path.suffix.lower() not in SUFFIXES
+    return about or path.name.lower() in COMPANIONS
 
 
-def classify_files(network: Network, photographs: Path) -> Iterator[tuple[Prediction, str]]:
-    """What is said of each file, and why it was not read; a line on standard error every few seconds.
+def classify_files(network: Network, photographs: Path) -> Iterator[Prediction]:
+    """What is said of each file; a line on standard error every few seconds.
 
     Raises:
         Refusal: there is nothing to classify.
@@ -253,7 +250,7 @@ def classify_files(network: Network, photographs: Path) -> Iterator[tuple[Predic
     if not photographs.exists():
         raise Refusal(f"{photographs} is neither a folder nor a file: name the photographs to classify.")
     files = list_files(photographs) if photographs.is_dir() else [photographs]
-    if not files:
+    if not any(path.suffix.lower() in SUFFIXES for path in files):
         raise Refusal(f"{photographs} holds no photographs: put some there, at any depth.")
     said = time.monotonic()
     for number, path in enumerate(files):
@@ -262,9 +259,9 @@ def classify_files(network: Network, photographs: Path) -> Iterator[tuple[Predic
             print(f"{number} of {len(files)} photographs", file=sys.stderr, flush=True)
         name = path.relative_to(photographs).as_posix() if photographs.is_dir() else path.name
         try:
-            yield Prediction(name, network.classify(path)), ""
+            yield Prediction(name, network.classify(path))
         except Refusal as refusal:
-            yield Prediction(name, None), str(refusal)
+            yield Prediction(name, None, str(refusal))
 
 
 def csv_text(classes: list[str], predictions: list[Prediction]) -> str:
@@ -297,8 +294,7 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         raise Refusal(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
-        if temporary.is_file():
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def table_text(classes: list[str], predictions: list[Prediction], rows: int | None = None) -> str:
@@ -306,12 +302,12 @@ def table_text(classes: list[str], predictions: list[Prediction], rows: int | No
     read = [prediction for prediction in predictions if prediction.probabilities is not None]
     read.sort(key=lambda prediction: max(prediction.probabilities))
     width = min(max([len("class"), *(len(name) for name in classes)]), TABLE_WIDTH // 3)
-    left = TABLE_WIDTH - width - len("100.0 %    ")
+    room = TABLE_WIDTH - width - len("100.0 %    ")
     lines = [f"   sure  {'class':{width}}  file"]
     for prediction in read[:rows]:
         surest = max(prediction.probabilities)
         name = classes[prediction.probabilities.index(surest)]
-        lines.append(f"{100 * surest:5.1f} %  {_fitting(name, width):{width}}  {_fitting(prediction.file, left)}")
+        lines.append(f"{100 * surest:5.1f} %  {_fitting(name, width):{width}}  {_fitting(prediction.file, room)}")
     return "\n".join(lines)
 
 
@@ -319,38 +315,33 @@ def _fitting(text: str, width: int) -> str:
     return text if len(text) <= width else "..." + text[3 - width :]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="classify", allow_abbrev=False, description="Classifies photographs with a network that onnas.py exported."
     )
     parser.add_argument("network", type=Path, metavar="NETWORK.onnx", help="written by onnas.py --export")
-    parser.add_argument(
-        "photographs", type=Path, metavar="PHOTOGRAPHS", help="a folder, read at any depth, or one file"
-    )
+    parser.add_argument("photographs", type=Path, metavar="PHOTOGRAPHS", help="a folder, at any depth, or one file")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the probability of every class here")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     network = Network.load(args.network.expanduser())
     if args.csv and (args.csv.expanduser().is_dir() or not args.csv.expanduser().parent.is_dir()):
         raise Refusal(f"--csv {args.csv} must name a file in a folder that is there.")
-    results = list(classify_files(network, args.photographs.expanduser()))
-    predictions = [prediction for prediction, _ in results]
+    predictions = list(classify_files(network, args.photographs.expanduser()))
     if args.csv:
         write_whole(args.csv.expanduser(), csv_text(network.classes, predictions))
-    rows = TABLE_ROWS if args.csv else len(results)
-    print(table_text(network.classes, predictions, rows))
-    for prediction, reason in results:
-        if reason:
-            print(f"{prediction.file} was not read: {reason}.", file=sys.stderr)
-    read = sum(prediction.probabilities is not None for prediction in predictions)
-    more = "; the table shows the least sure" if read > rows else ""
-    print(f"{read} of {len(predictions)} files classified{f', in {args.csv}' if args.csv else ''}{more}")
+    print(table_text(network.classes, predictions, TABLE_ROWS if args.csv else None))
+    unread = [prediction for prediction in predictions if prediction.probabilities is None]
+    for prediction in unread:
+        print(f"{prediction.file} was not read: {prediction.reason}.", file=sys.stderr)
+    place = f", in {args.csv}; above are the least sure" if args.csv else ""
+    print(f"{len(predictions) - len(unread)} of {len(predictions)} files classified{place}")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (Refusal, OSError) as error:
-        print(f"classify: error: {error}", file=sys.stderr)
+    except (Refusal, OSError, MemoryError) as error:
+        print(f"classify: error: {str(error) or 'out of memory: make the photographs smaller.'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nclassify: interrupted; no CSV was written.", file=sys.stderr)

@@ -107,7 +107,7 @@ def test_photographs_are_classified_by_the_file_alone(tmp_path, photographs, cha
     for row, value in ((rows[0], 64), (rows[2], 255), (rows[3], 0)):
         np.testing.assert_allclose(np.array(row[2:], float), expected_probabilities(value), atol=1e-6)
     assert rows[1][2:] == ["", "", ""]
-    assert "a/notes.txt was not read: it is no whole image" in finished.stderr
+    assert "a/notes.txt was not read: it is of no format that is read" in finished.stderr
     lines = finished.stdout.splitlines()
     assert [line.split()[-1] for line in lines[1:4]] == ["a/b/grey.png", "black.png", "a/white.png"]  # least sure first
     assert all(len(line) <= 80 for line in lines[:4])
@@ -129,9 +129,10 @@ def test_one_photograph_and_no_csv(tmp_path, photographs):
         (["text.onnx", "photographs"], "text.onnx is no network that onnxruntime .* loads"),
         (["other.onnx", "photographs"], "other.onnx does not say how to prepare images"),
         (["later.onnx", "photographs"], "later.onnx prepares images as version 99"),
-        (["two_channels.onnx", "photographs"], "two_channels.onnx is for images of "),
+        (["two_channels.onnx", "photographs"], "two_channels.onnx does not say"),
         (["network.onnx", "absent"], "absent is neither a folder nor a file"),
         (["network.onnx", "empty"], "empty holds no photographs"),
+        (["network.onnx", "photographs/a/notes.txt"], "notes.txt holds no photographs"),
         (["network.onnx", "photographs", "--csv", "absent/said.csv"], "--csv absent/said.csv must name a file"),
         (["network.onnx", "photographs", "--csv", "empty"], "--csv empty must name a file"),
     ],
@@ -155,7 +156,7 @@ def test_name_that_is_not_utf8_is_refused_before_the_work(tmp_path, photographs)
     Path(os.fsdecode(os.fsencode(photographs) + b"/caf\xe9.png")).write_bytes(b"")
     finished = classify(write_network(tmp_path / "n.onnx"), photographs, "--csv", tmp_path / "s.csv", folder=tmp_path)
     assert finished.returncode == 2
-    assert r"caf\\xe9.png' is not UTF-8" in finished.stderr
+    assert r"caf\xe9.png' is not UTF-8" in finished.stderr
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -245,6 +246,8 @@ IMAGES = {
     "picture.webp": (COLOUR, {"lossless": True}),
     "picture.bmp": (COLOUR, {}),
     "floating point.tif": (Image.fromarray(draws.random((20, 30), np.float32)), {}),
+    "white is zero.tif": (Image.fromarray(noise(20, 30, bits=16)), {"tiffinfo": {262: 0}}),
+    "8 bits, white is zero.tif": (Image.fromarray(noise(20, 30)), {"tiffinfo": {262: 0}}),
     "32 bits.tif": (Image.fromarray(np.full((20, 30), 100_000, np.int32)), {}),
     "small.png": (Image.fromarray(noise(7, 30)), {}),
     "one pixel.png": (Image.fromarray(noise(1, 1)), {}),
