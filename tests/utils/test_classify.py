@@ -289,3 +289,10 @@ def test_files_are_listed_as_by_the_project(tmp_path, photographs):
     (photographs / "README.md").write_text("")
     write_grey(photographs / "readme.png", 0)
     assert list_files(photographs) == listed_by_the_project(photographs)
+
+
+def test_nothing_of_the_project_is_imported():
+    code = "import sys, utils.classify; print(*sorted(name for name in sys.modules if name.split('.')[0] == 'utils'))\n"
+    code += "assert not {'torch', 'tqdm', 'onnx'} & set(sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True)
+    assert (finished.stdout, finished.stderr) == ("utils utils.classify\n", "")
