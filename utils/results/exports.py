@@ -5,7 +5,10 @@ from typing import TypedDict
 
 
 class _OptionalFigures(TypedDict, total=False):
-    """accuracy: a fraction, where labels are known. milliseconds_per_image: of onnxruntime on one thread, its own time, the median."""
+    """accuracy: a fraction, where labels are known.
+
+    milliseconds_per_image: of onnxruntime on one thread, that thread's own time, the median.
+    """
 
     accuracy: float
     milliseconds_per_image: float
