@@ -3,6 +3,33 @@
 import torch
 from torch.optim.adam import adam
 
+Tensors = list[torch.Tensor]
+
+
+def update(parameters: Tensors, gradients: Tensors, squares: Tensors, steps: Tensors, group: dict) -> None:
+    """Adam's update for beta1 = 0 of each parameter, in place; the gradients are used up.
+
+    Args:
+        squares: second moments, (...) as the parameters. steps: how many steps came before, scalars.
+        group: with the settings beta2, lr, weight_decay and eps.
+    """
+    adam(
+        parameters,
+        gradients,
+        gradients,  # in the place of the first moments: each is read before it is written
+        squares,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=0.0,
+        beta2=group["beta2"],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
 
 class MomentumFreeAdam(torch.optim.Optimizer):
     """The updates of ``torch.optim.Adam(betas=(0, beta2), fused=True)`` with half of its state.
@@ -28,22 +55,8 @@ class MomentumFreeAdam(torch.optim.Optimizer):
                 continue
             gradients = [parameter.grad for parameter in parameters]
             states = [self._state(parameter) for parameter in parameters]
-            adam(
-                parameters,
-                gradients,
-                gradients,  # in the place of the first moments: each is read before it is written
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=True,
-                amsgrad=False,
-                beta1=0.0,
-                beta2=group["beta2"],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
+            squares, steps = ([state[name] for state in states] for name in ("exp_avg_sq", "step"))
+            update(parameters, gradients, squares, steps, group)
         return loss
 
     def _state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Architecture parameters: alpha over the candidates of each edge, beta over the inputs of each node."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import torch
@@ -8,7 +8,9 @@ from torch import nn
 
 from models.search_cell import Mixture, edge_list
 from models.supernet import CELL_TYPES, EDGES, EQUAL, PAIRS
-from search_space.normalizers import AnnealedNormalizer, gumbel_noise
+from search_space.normalizers import AnnealedNormalizer
+
+Noise = dict[str, torch.Tensor] | None
 
 
 def input_pairs(node: int) -> list[tuple[int, int]]:
@@ -26,16 +28,23 @@ def input_groups(node: int, edge_weights: str) -> list[tuple[int, ...]]:
     return [(source,) for source in range(node + 2)] if edge_weights == EDGES else []
 
 
+def gumbel_noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Standard Gumbel noise, drawn on the CPU."""
+    return -torch.empty(shape).exponential_(generator=generator).log()
+
+
 @dataclass(frozen=True)
 class Choice:
-    """What gets gradient in one optimisation step, for each cell type.
+    """What is drawn for one optimisation step: what gets gradient, for each cell type, and the Gumbel noise.
 
     ops: {type: E sets of candidates}; None: every candidate.
     pairs: {type: one pair (a, b) for each node}; None: every pair.
+    noise: {parameter's name: noise of its shape}; None: there is none.
     """
 
     ops: dict[str, list[set[int]]] | None = None
     pairs: dict[str, list[tuple[int, int]]] | None = None
+    noise: Noise = field(default=None, compare=False)
 
 
 EVERYTHING = Choice()
@@ -71,51 +80,41 @@ class Architecture(nn.Module):
                 holds[row, self.edges.index((source, node))] = 1.0
         self.register_buffer("holds", holds, persistent=False)
 
-    def draw_noise(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Gumbel noise for every parameter by name, one draw for one optimisation step."""
+    def draw_noise(self, generator: torch.Generator) -> Noise:
+        """Gumbel noise for every parameter by name."""
         return {
             name: gumbel_noise(parameter.shape, generator).to(parameter.device)
             for name, parameter in self.named_parameters()
         }
 
     def op_probabilities(
-        self,
-        cell_type: str,
-        normalizer: AnnealedNormalizer,
-        choice: Choice = EVERYTHING,
-        noise: dict[str, torch.Tensor] | None = None,
+        self, cell_type: str, normalizer: AnnealedNormalizer, choice: Choice = EVERYTHING
     ) -> torch.Tensor:
         """(E, k) probabilities of the candidates; constants on the edges that are not chosen."""
         chosen = self._chosen_edges(cell_type, choice)
         alpha = torch.stack([row if edge in chosen else row.detach() for edge, row in enumerate(self.alpha[cell_type])])
-        if noise is None:
+        if choice.noise is None:
             return normalizer(alpha)
-        return normalizer(alpha, torch.stack([noise[f"alpha.{cell_type}.{edge}"] for edge in range(len(alpha))]))
+        return normalizer(alpha, torch.stack([choice.noise[f"alpha.{cell_type}.{edge}"] for edge in range(len(alpha))]))
 
-    def edge_weights(
-        self, cell_type: str, normalizer: AnnealedNormalizer, noise: dict[str, torch.Tensor] | None = None
-    ) -> torch.Tensor:
+    def edge_weights(self, cell_type: str, normalizer: AnnealedNormalizer, choice: Choice = EVERYTHING) -> torch.Tensor:
         """(E,) weights of the edges: for each the sum of the probabilities of the groups that hold it, or one."""
         if not len(self.holds):
             return self.holds.new_ones(len(self.edges))
+        noise = choice.noise or {}
         groups = [
-            normalizer(beta, noise[f"beta.{cell_type}.{node}"] if noise else None)
-            for node, beta in enumerate(self.beta[cell_type])
+            normalizer(beta, noise.get(f"beta.{cell_type}.{node}")) for node, beta in enumerate(self.beta[cell_type])
         ]
         return torch.cat(groups) @ self.holds
 
     def mixtures(
-        self,
-        normalizer: AnnealedNormalizer,
-        prune_threshold: float,
-        choice: Choice = EVERYTHING,
-        noise: dict[str, torch.Tensor] | None = None,
+        self, normalizer: AnnealedNormalizer, prune_threshold: float, choice: Choice = EVERYTHING
     ) -> dict[str, Mixture]:
         """One :class:`Mixture` for each cell type; differentiable in alpha and beta."""
         mixtures = {}
         for cell_type in CELL_TYPES:
-            ops = self.op_probabilities(cell_type, normalizer, choice, noise)
-            coefficients = self.edge_weights(cell_type, normalizer, noise)[:, None] * ops
+            ops = self.op_probabilities(cell_type, normalizer, choice)
+            coefficients = self.edge_weights(cell_type, normalizer, choice)[:, None] * ops
             active = (ops >= prune_threshold).tolist()
             mixtures[cell_type] = Mixture(coefficients, active, self._trained(cell_type, ops.shape[1], choice))
         return mixtures

@@ -1,4 +1,4 @@
-"""One test task, from the meta-cell to its accuracy, and the figures that go with it."""
+"""One test task, from the meta-cell to its accuracy."""
 
 import math
 import statistics
@@ -7,106 +7,69 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from models.meta_cell import MetaCell
-from models.supernet import Supernet
-from search_space.architecture import Architecture
 from search_space.board.search_record import SearchRecord
-from search_space.genotype import read_genotype
-from search_space.task_search import SearchSettings, TaskSearch
-from utils.memory import MIB, PeakMemory
+from search_space.search_network import SearchNetwork
+from search_space.settings import SearchSettings
+from search_space.task_search import TaskSearch
+from utils.data.episode import Episode
+from utils.draws import Draws
+from utils.memory import PeakMemory
+from utils.results.schema import TaskRow
+
+TEST_TASK, TRAINING_TASK = "test task", "training task"
 
 
 @dataclass(frozen=True)
-class TaskResult:
-    """One task: accuracies are fractions, before and after adapting; loss is the queries', after, None if not finite.
+class Start:
+    """What every task starts from.
 
-    seconds: of the adaptation. seconds_per_step: median; a step is an architecture and a weight step on one batch.
-    peak_memory_mib, peak_memory_test_mib: of adapting and of testing; peak_memory_breakdown_mib: the former's parts, of
-        live tensor bytes by kind. None where they were not measured.
-    predictions: the class that each query was given, after.
+    network: is written to by each task; none depends on what an earlier one left in it.
+    seed: with a task's number it settles every draw.
     """
 
-    task: int
-    accuracy: float
-    accuracy_before: float
-    loss: float | None
-    seconds: float
-    seconds_per_step: float
-    peak_memory_mib: float | None
-    peak_memory_breakdown_mib: dict[str, float] | None
-    peak_memory_test_mib: float | None
-    genotype: dict
-    predictions: list[int]
+    meta_cell: MetaCell
+    network: SearchNetwork
+    settings: SearchSettings
+    seed: int
+
+    def unfold(self, purpose: str, number: int) -> TaskSearch:
+        """Unfolds the meta-cell for a task, which is named by purpose and number (method, part 3)."""
+        self.network.unfold(self.meta_cell)
+        return TaskSearch(self.network, self.settings, Draws(self.seed, purpose, number))
 
 
-def start_task(
-    meta_cell: MetaCell,
-    supernet: Supernet,
-    architecture: Architecture,
-    settings: SearchSettings,
-    seed: int,
-    task: int,
-) -> TaskSearch:
-    """Unfolds the meta-cell for test task number ``task``; with the seed it settles every draw."""
-    meta_cell.unfold(supernet, architecture)
-    return TaskSearch(supernet, architecture, settings, seed, "test task", task)
-
-
-def search_task(
-    meta_cell: MetaCell,
-    supernet: Supernet,
-    architecture: Architecture,
-    settings: SearchSettings,
-    batch: dict,
-    seed: int,
-    task: int,
-    measure: bool,
-    record: SearchRecord | None = None,
-) -> TaskResult:
-    """Unfolds the meta-cell, adapts to the support set and tests on the queries.
+def search_task(search: TaskSearch, episode: Episode, measure: bool, record: SearchRecord | None = None) -> TaskRow:
+    """Adapts to an episode's support set and tests on its queries, before and after.
 
     Args:
-        batch: one task, {"support": [images (1, N, C, H, W), labels (1, N)], "query": ...}.
-        task: its number; with the seed it settles every draw.
+        search: unfolded for the episode.
         measure: whether to measure the peaks of memory, which takes time.
         record: takes down every step.
     """
-    device = supernet.head.weight.device
-    images, labels, query, query_labels = (
-        tensor[0].to(device) for part in ("support", "query") for tensor in batch[part]
-    )
-    search = start_task(meta_cell, supernet, architecture, settings, seed, task)
+    device = search.network.device
+    images, labels = episode.support.to(device), episode.support_labels.to(device)
+    queries, query_labels = episode.query.to(device), episode.query_labels.to(device)
     if record is not None:
         record.watch(search)
-    before = search.classify(query, query_labels, images)
-    adapting = PeakMemory(device, search.resident(), [images, labels]) if measure else None
+    before = search.classify(queries, query_labels, images)
+    adapting = PeakMemory(device, search.network.resident(), [images, labels]) if measure else None
     started = time.perf_counter()
     with adapting or nullcontext():
         search.adapt(images, labels)
     seconds = time.perf_counter() - started
-    testing = PeakMemory(device, search.resident(), [images, query, query_labels]) if measure else None
+    testing = PeakMemory(device, search.network.resident(), [images, queries, query_labels]) if measure else None
     with testing or nullcontext():
-        after = search.classify(query, query_labels, images)
-    return TaskResult(
-        task,
-        after.accuracy,
-        before.accuracy,
-        after.loss if math.isfinite(after.loss) else None,
-        seconds,
-        statistics.median(search.step_seconds),
-        adapting and adapting.mib,
-        adapting and adapting.breakdown_mib,
-        testing and testing.mib,
-        read_genotype(architecture, supernet.settings.primitives).as_dict(),
-        after.predictions,
+        after = search.classify(queries, query_labels, images)
+    return TaskRow(
+        task=episode.number,
+        accuracy=after.accuracy,
+        accuracy_before=before.accuracy,
+        loss=after.loss if math.isfinite(after.loss) else None,
+        seconds=seconds,
+        seconds_per_step=statistics.median(search.step_seconds),
+        peak_memory_mib=adapting and adapting.mib,
+        peak_memory_breakdown_mib=adapting and adapting.breakdown_mib,
+        peak_memory_test_mib=testing and testing.mib,
+        genotype=search.network.genotype().as_dict(),
+        predictions=after.predictions,
     )
-
-
-def network_figures(supernet: Supernet, architecture: Architecture, meta_cell: MetaCell | None) -> dict:
-    """Sizes of a supernet and of the meta-cell that it was unfolded from, if any."""
-    figures = {
-        "supernet_parameters": sum(parameter.numel() for parameter in supernet.parameters()),
-        "supernet_storage_mib": MetaCell.of(supernet, architecture, separate=True).parameter_bytes() / MIB,
-    }
-    if meta_cell is not None:
-        figures["meta_cell_storage_mib"] = meta_cell.parameter_bytes() / MIB
-    return figures

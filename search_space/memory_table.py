@@ -13,14 +13,16 @@ from statistics import median
 import torch
 
 from models.supernet import SupernetSettings
-from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
+from search_space.search_network import SearchNetwork
+from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
+from search_space.task_search import TaskSearch
+from utils.draws import Draws
 from utils.memory import PeakMemory
 from utils.pictures.memory_bars import draw_memory_bars
 from utils.results.published import MEMORY, MEMORY_CPU, MEMORY_GPU
-from utils.run.cli import ArgumentParser, folder, run, whole
-from utils.run.device import CHOICES, choose_device, device_name
+from utils.run.cli import DEVICES, ArgumentParser, place, run, whole
+from utils.run.device import choose_device, device_name
 from utils.run.files import replacing, write_json
 from utils.run.progress import progress_bar
 
@@ -29,12 +31,12 @@ SHAPES = {"miniImageNet": (3, 84, 84), "Omniglot": (1, 28, 28)}
 ONE_PAIR = {"sampleno": 2, "beta_sampling": True}
 # What is searched. "none" takes the batch whole; the others in micro-batches of 3.
 ROWS = {
-    "none": {"split_num": 1, "schedule": ORDINARY},
-    "alpha": {"sampleno": 2, "schedule": ORDINARY},
-    "alpha + beta": {**ONE_PAIR, "schedule": ORDINARY},
-    "alpha + beta + step-by-step": {**ONE_PAIR, "schedule": FASTEST},
-    "the same, leanest schedule": {**ONE_PAIR, "schedule": LEANEST},
-    "all candidates, exact": {"schedule": FASTEST},
+    "none": {"schedule": Schedule(ORDINARY)},
+    "alpha": {"sampleno": 2, "schedule": Schedule(ORDINARY, 5)},
+    "alpha + beta": {**ONE_PAIR, "schedule": Schedule(ORDINARY, 5)},
+    "alpha + beta + step-by-step": {**ONE_PAIR, "schedule": Schedule(FASTEST, 5)},
+    "the same, leanest schedule": {**ONE_PAIR, "schedule": Schedule(LEANEST, 5)},
+    "all candidates, exact": {"schedule": Schedule(FASTEST, 5)},
 }
 
 
@@ -44,25 +46,18 @@ def measure(shape: tuple[int, int, int], changes: dict, seed: int, device: torch
     Returns:
         Peaks in MiB of adapting (with its parts by kind) and of testing, and the seconds of a step.
     """
-    network = SupernetSettings(shape[0], 28, 4, 3, (1, 3), FEW_SHOT)
-    supernet, architecture = build_supernet(network, WAYS, seed, device)
-    settings = SearchSettings(
-        epochs=1,
-        architecture_epochs=1,
-        batch_size=BATCH,
-        w_lr=0.01,
-        alpha_lr=0.01,
-        transductive=False,
-        **{"split_num": 5, **changes},
-    )
+    settings = SupernetSettings(shape[0], 28, 4, 3, (1, 3), FEW_SHOT)
+    network = SearchNetwork.build(settings, WAYS, seed, device)
+    rates = {"w_lr": 0.01, "alpha_lr": 0.01}
+    adaptation = SearchSettings(1, 1, BATCH, **rates, transductive=False, **changes)
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(WAYS * SHOTS, *shape, generator=generator).to(device)
     queries = torch.rand(WAYS, *shape, generator=generator).to(device)
     labels, query_labels = (torch.arange(len(x), device=device) % WAYS for x in (images, queries))
-    search = TaskSearch(supernet, architecture, settings, seed, "memory table", 0)
-    with PeakMemory(device, search.resident(), [images, labels]) as adapting:
+    search = TaskSearch(network, adaptation, Draws(seed, "memory table", 0))
+    with PeakMemory(device, network.resident(), [images, labels]) as adapting:
         search.adapt(images, labels)
-    with PeakMemory(device, search.resident(), [images, queries, query_labels]) as testing:
+    with PeakMemory(device, network.resident(), [images, queries, query_labels]) as testing:
         search.classify(queries, query_labels, images)
     return {
         "adapting_mib": adapting.mib,
@@ -100,8 +95,8 @@ def draw(measured: dict, path: Path) -> None:
 
 def main():
     parser = ArgumentParser(prog="memory_table.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--path", type=folder, default=Path("runs/memory"), help="folder that it is written into")
-    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--path", type=place, default=Path("runs/memory"), help="folder that it is written into")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--seed", type=whole(0), default=21, help="of every random draw")
     args = parser.parse_args()
     device = choose_device(args.device)

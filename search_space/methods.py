@@ -1,11 +1,14 @@
 """The ways to search (--search): On-NAS and what it is compared with. What is not a method's own idea they share."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from models.supernet import EDGES, EQUAL, PAIRS, SupernetSettings
 from search_space.normalizers import Normalizer
-from search_space.task_search import ORDINARY, SearchSettings
+from search_space.settings import SearchSettings
 from utils.errors import InputError
+
+if TYPE_CHECKING:  # it takes torch, and the methods are named before torch is imported
+    from models.supernet import SupernetSettings
 
 # What takes the place of annealing and soft pruning: T is 1 from a task's start to its end.
 PLAIN_SOFTMAX = Normalizer("softmax", anneal_mode="none", t_max=1.0, t_min=1.0)
@@ -24,7 +27,7 @@ class Method:
     partial_channels: the candidates see a part of the channels.
     """
 
-    edge_weights: str = PAIRS
+    edge_weights: str = "pairs"
     selects: bool = False
     expects: bool = False
     relaxes: bool = True
@@ -42,13 +45,13 @@ METHODS = {
     # Elsken et al., CVPR 2020: soft pruning, and n cells meta-trained for themselves (tfml.py --cells separate).
     "metanas": Method(separate_cells=True),
     # Liu et al., ICLR 2019: a node is the sum of all its edges, each a softmax mixture; first or second order.
-    "darts": Method(edge_weights=EQUAL, relaxes=False),
+    "darts": Method(edge_weights="equal", relaxes=False),
     # Xu et al., ICLR 2020: partial channel connections and edge normalisation.
-    "pcdarts": Method(edge_weights=EDGES, relaxes=False, partial_channels=True),
+    "pcdarts": Method(edge_weights="edges", relaxes=False, partial_channels=True),
 }
 
 
-def network_of(name: str, network: SupernetSettings) -> SupernetSettings:
+def network_of(name: str, network: "SupernetSettings") -> "SupernetSettings":
     """The supernet in which a method searches, given that of a meta-cell or of the flags.
 
     Raises:
@@ -87,13 +90,8 @@ def settings_of(name: str, settings: SearchSettings, sampleno: int, expects: boo
     Args:
         sampleno, expects, one_pair: for the methods that select: candidates of an edge that get gradient; chosen by
             expectation, where the method does that; one edge pair a node gets gradient.
-
-    Raises:
-        InputError: step-by-step back-propagation, which does not know what passes by the candidates.
     """
     method = METHODS[name]
-    if method.partial_channels and settings.schedule != ORDINARY:
-        raise InputError(f"--search {name} back-propagates all at once: give it --step_by_step 0.")
     if method.selects:
         settings = replace(settings, sampleno=sampleno, alpha_expect=expects and method.expects, beta_sampling=one_pair)
     if not method.relaxes:

@@ -1,8 +1,10 @@
 """Normalizers: from architecture parameters to probabilities, with temperature annealing as in MetaNAS."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NORMALIZERS = ("softmax", "relusoftmax", "gumbel_softmax")
 ANNEAL_MODES = ("linear", "none")
@@ -10,7 +12,10 @@ ANNEAL_MODES = ("linear", "none")
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Settings of a normalizer; ``annealed`` gives the one of a given adaptation epoch."""
+    """Settings of a normalizer; ``annealed`` gives the one of an epoch.
+
+    t_max, t_min: the temperature T at a task's start and end.
+    """
 
     name: str = "softmax"
     anneal_mode: str = "linear"
@@ -34,23 +39,18 @@ class AnnealedNormalizer:
     temperature: float
     progress: float
 
-    def __call__(self, logits: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, logits: "Tensor", noise: "Tensor | None" = None) -> "Tensor":
         """Probabilities over the last dimension.
 
         Args:
-            noise: Gumbel noise of the logits' shape, one draw for a whole optimisation step; None: none is added.
+            noise: Gumbel noise of the logits' shape; None: none is added.
         """
         if self.name == "relusoftmax":
-            soft, positive = torch.softmax(logits, -1), torch.relu(logits)
+            soft, positive = logits.softmax(-1), logits.relu()
             total = positive.sum(-1, keepdim=True)
             # Where no logit is positive there is nothing to divide: the softmax stays.
-            share = torch.where(total > 0, positive / total.clamp_min(torch.finfo(total.dtype).tiny), soft)
+            share = (positive / total.where(total > 0, 1.0)).where(total > 0, soft)
             return (1 - self.progress) * soft + self.progress * share
         if noise is not None:
             logits = logits + noise
-        return torch.softmax(logits / self.temperature, -1)
-
-
-def gumbel_noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Standard Gumbel noise, drawn on the CPU."""
-    return -torch.empty(shape).exponential_(generator=generator).log()
+        return (logits / self.temperature).softmax(-1)

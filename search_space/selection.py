@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from models.supernet import CELL_TYPES
-from search_space.architecture import Architecture, Choice, input_pairs
+from search_space.architecture import Architecture, Choice, Noise, input_pairs
 from search_space.normalizers import AnnealedNormalizer
 
 HISTORY = 6
@@ -115,20 +115,19 @@ class Selector:
             self.history.record(dict(self.architecture.named_parameters()))
 
     def choose(
-        self,
-        normalizer: AnnealedNormalizer,
-        prune_threshold: float,
-        steps_left: int,
-        noise: dict[str, torch.Tensor] | None = None,
+        self, normalizer: AnnealedNormalizer, prune_threshold: float, steps_left: int, noise: Noise = None
     ) -> Choice:
-        """Args:
-        steps_left: architecture steps (batches) left in this task, the coming one included.
+        """What gets gradient in the coming step.
+
+        Args:
+            steps_left: architecture steps (batches) left in this task, the coming one included.
+            noise: the step's Gumbel noise, which settles what is pruned.
         """
         ops = {} if self.sampleno is not None else None
         pairs = {} if self.beta_sampling else None
         for cell_type in CELL_TYPES:
             if ops is not None:
-                unpruned = self.architecture.op_probabilities(cell_type, normalizer, noise=noise) >= prune_threshold
+                probabilities = self.architecture.op_probabilities(cell_type, normalizer, Choice(noise=noise))
                 ops[cell_type] = [
                     choose(
                         [k for k, runs in enumerate(edge_unpruned) if runs],
@@ -136,12 +135,12 @@ class Selector:
                         self.sampleno,
                         self.generator,
                     )
-                    for edge, edge_unpruned in enumerate(unpruned.tolist())
+                    for edge, edge_unpruned in enumerate((probabilities >= prune_threshold).tolist())
                 ]
             if pairs is not None:
                 nodes = range(self.architecture.nodes)
                 pairs[cell_type] = [self._choose_pair(cell_type, node, steps_left) for node in nodes]
-        return Choice(ops, pairs)
+        return Choice(ops, pairs, noise)
 
     def _choose_pair(self, cell_type: str, node: int, steps_left: int) -> tuple[int, int]:
         options = input_pairs(node)

@@ -6,7 +6,7 @@ PERTURBATION = 0.01  # the published length of the finite difference in weights
 
 
 @torch.no_grad()
-def unrolled_architecture_gradient(search, training, validation, w_lr: float, choice, noise) -> torch.Tensor:
+def unrolled_architecture_gradient(search, training, validation, w_lr: float, choice) -> torch.Tensor:
     """The gradient of L_val(w - xi dL_train(w, alpha)/dw, alpha) in alpha and beta, left in their ``grad``.
 
     The step ahead is plain gradient descent with xi = ``w_lr``. Its second derivative times v, the gradient of L_val in
@@ -30,10 +30,10 @@ def unrolled_architecture_gradient(search, training, validation, w_lr: float, ch
             weight.copy_(at if direction is None else at + length * direction)
 
     with torch.enable_grad():
-        search.weight_gradient(*training, choice, noise)
+        search.weight_gradient(training, choice)
     move(_take_gradients(weights), -w_lr)
     with torch.enable_grad():
-        result = search.architecture_gradient(*validation, choice, noise, of_weights=True)
+        result = search.architecture_gradient(validation, choice, of_weights=True)
     ahead, gradients = _take_gradients(weights), _take_gradients(variables)
 
     norm = torch.stack([direction.norm() for direction in ahead if direction is not None]).norm()
@@ -42,7 +42,7 @@ def unrolled_architecture_gradient(search, training, validation, w_lr: float, ch
     for sign in (1, -1):
         move(ahead, sign * length)
         with torch.enable_grad():
-            search.architecture_gradient(*training, choice, noise)
+            search.architecture_gradient(training, choice)
         sides.append(_take_gradients(variables))
     move([None] * len(weights), 0.0)
     for buffer, before in statistics:

@@ -16,9 +16,12 @@ from torch.nn import functional as F
 
 from models.supernet import Supernet, SupernetSettings
 from search_space.architecture import Architecture
-from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
+from search_space.search_network import SearchNetwork
+from search_space.settings import SearchSettings
+from search_space.task_search import TaskSearch
 from tests.textbook_operations import Reduce, operation
+from utils.draws import Draws
 
 WAYS = 3
 TYPES = ("normal", "reduction")
@@ -30,6 +33,26 @@ def tiny_settings(**changes) -> SupernetSettings:
         in_channels=1, init_channels=2, layers=2, nodes=2, reduction_layers=(1,), primitives=FEW_SHOT
     )
     return replace(settings, **changes)
+
+
+def build_supernet(settings: SupernetSettings, ways: int, seed: int) -> tuple[Supernet, Architecture]:
+    """The two parts of a search network."""
+    network = SearchNetwork.build(settings, ways, seed)
+    return network.supernet, network.architecture
+
+
+def start_search(
+    supernet: Supernet, architecture: Architecture, settings: SearchSettings, seed: int, purpose: str, index: int
+) -> TaskSearch:
+    """The search of a task on a network of these two parts."""
+    return TaskSearch(SearchNetwork(supernet, architecture), settings, Draws(seed, purpose, index))
+
+
+def changed(settings, **changes):
+    """Settings with changes; ``schedule`` (its name), ``split_num`` and ``smallest`` are those of their schedule."""
+    names = {"schedule": "name", "split_num": "split_num", "smallest": "smallest"}
+    of_schedule = {name: changes.pop(key) for key, name in names.items() if key in changes}
+    return replace(settings, schedule=replace(settings.schedule, **of_schedule), **changes)
 
 
 def tiny_supernet(seed: int = 0, ways: int = WAYS, **changes) -> tuple[Supernet, Architecture]:

@@ -146,6 +146,12 @@ def assert_same_run(path: Path, expected: Path, but_for: tuple[str, ...] = TIMES
             assert same_tensors(first, second), name
 
 
+def searched_supernet(path: Path) -> dict[str, torch.Tensor]:
+    """The weights that the best epoch left."""
+    state = torch.load(path / "searched.pt", weights_only=True)["state"]
+    return {name.removeprefix("supernet."): tensor for name, tensor in state.items() if name.startswith("supernet.")}
+
+
 def last_line(finished: Finished) -> str:
     """Of a script that refuses when it has already shown a progress bar."""
     assert finished.status == 2, finished.stderr
@@ -305,7 +311,7 @@ def test_search_starts_from_a_meta_cell(full_task, trained, tmp_path):
     results = results_of(path)
     assert set(results) == (SEARCH_KEYS | DERIVED_KEYS | {"meta_cell_storage_mib"}) - DERIVED_PEAK
     values = torch.load(trained / "meta_cell.pt", weights_only=True)
-    searched = torch.load(path / "searched.pt", weights_only=True)["supernet"]
+    searched = searched_supernet(path)
     for name, tensor in values["stem"].items():  # as nothing was learnt
         assert torch.equal(searched[f"stem.{name}"], tensor)
     for layer in range(2):
@@ -360,16 +366,6 @@ def test_interrupted_by_the_keyboard(full_task, whole, tmp_path):
     assert "--resume" in finished.stderr.splitlines()[-1]
     full_task(path, "--resume").succeeded()
     assert_same_run(path, whole)
-
-
-def test_run_that_recorded_flags_of_few_shot_tasks_goes_on(full_task, whole, copied):
-    """As runs did before those were refused."""
-    values = json.loads((copied / "args.json").read_text())
-    assert [values[flag] for flag in ("transductive", "test_adapt_steps", "test_task_train_steps")] == [None] * 3
-    earlier = {**values, "transductive": 1, "test_adapt_steps": 1.0, "test_task_train_steps": 10}
-    (copied / "args.json").write_text(json.dumps(earlier))
-    full_task(copied, "--resume").succeeded()
-    assert_same_run(copied, whole)
 
 
 def test_resuming_what_is_whole_changes_nothing(full_task, whole, copied):
@@ -433,7 +429,7 @@ def test_damaged_checkpoint_is_refused_by_name(full_task, copied, name):
     """One that is cut short, and one of something else."""
     content = (copied / name).read_bytes()
     others = [content[: len(content) // 2]]
-    torch.save({"epoch": 1, "state": {}, "supernet": []}, copied / "other")
+    torch.save({"epochs": 1, "state": {}}, copied / "other")
     others.append((copied / "other").read_bytes())
     for other in others:
         (copied / name).write_bytes(other)
@@ -548,8 +544,6 @@ def test_number_of_nodes_is_the_genotypes(full_task, scripts, tmp_path):
     results = results_of(path)
     assert (results["network"]["nodes"], results["settings"]["nodes"]) == (4, 4)
     assert len(results["genotype"]["normal"]) == 2 * 4
-    settings = json.loads((path / "args.json").read_text())
-    (path / "args.json").write_text(json.dumps({**settings, "nodes": 3}))  # as was once recorded
     scripts.run("onnas.py", *flags, "--resume").succeeded()
     assert results_of(path)["settings"]["nodes"] == 4
 
@@ -571,7 +565,7 @@ def test_inherited_weights_are_those_of_the_search(full_task, drawn, tmp_path):
     full_task(path, *flags.split()).succeeded()
     results = results_of(path)
     supernet = Supernet(SupernetSettings(1, 2, 2, 1, (1,), FULL_TASK), len(CLASSES))
-    supernet.load_state_dict(torch.load(path / "searched.pt", weights_only=True)["supernet"])
+    supernet.load_state_dict(searched_supernet(path))
     mixtures = {}
     for cell_type, name in (("normal", "normal"), ("reduction", "reduce")):
         coefficients = torch.zeros(len(edge_list(1)), len(FULL_TASK))
@@ -639,44 +633,22 @@ def test_network_of_the_last_few_shot_task_is_exported(scripts, trained, tmp_pat
 
 # --- What is refused ------------------------------------------------------------------------------------------------
 
-MISTAKES = {
-    "--dataset omniglot": "--dataset",
+MISTAKES = {  # that the parser cannot know; the others are in tests/search_space/flags
     "--dataset cifar10": "--data_path",
     "--data_path nowhere": "--data_path",
-    "--data_path ": "--data_path",
-    "--epochs 0": "--epochs",
-    "--warm_up_epochs 2": "--warm_up_epochs",
-    "--input_size 7": "--input_size",
     "--init_channels 3": "--init_channels",
-    "--init_channels 99999": "--init_channels",
-    "--layers 65": "--layers",
     "--reduction_layers 2": "--reduction_layers",
-    "--batch_size 1": "--batch_size",
     "--search pcdarts": "--init_channels",
-    "--search pcdarts --init_channels 4 --step_by_step 1": "--step_by_step",
     "--search pcdarts --init_channels 4 --inherit_weights 1": "--inherit_weights",
-    "--partial_channels 2": "--partial_channels",
-    "--unrolled 1": "--unrolled",
-    "--hp_setting in_metanas": "--hp_setting: goes with --task fewshot",
-    "--transductive 1": "--transductive: goes with --task fewshot",
-    "--test_adapt_steps 1": "--test_adapt_steps: goes with --task fewshot",
-    "--test_task_train_steps 10": "--test_task_train_steps: goes with --task fewshot",
-    "--search darts --alpha_prune_threshold 0.01": "--alpha_prune_threshold: --search darts knows 0.0 only",
-    "--step_by_step 0 --schedule leanest": "--schedule",
-    "--memory_budget 0": "--memory_budget",
     "--derived_channels 3": "--derived_channels",
-    "--derived_channels 99999": "--derived_channels",
-    "--derived_layers 65": "--derived_layers",
-    "--derived_layers 0": "--derived_layers",
     "--inherit_weights 1 --derived_channels 4": "--derived_channels",
     "--inherit_weights 1 --derived_layers 3": "--derived_layers",
-    "--inherit_weights 1 --genotype any.json": "--inherit_weights",
     "--genotype nowhere.json": "nowhere.json",
     "--genotype /dev/null": "/dev/null",
+    "--cutout 13": "--cutout must be at most 12",
     "--export /dev/null/net": "--export",
     "--export net.tflite": "--export",
     "--export .": "--export",
-    "--drop_path_prob 1": "--drop_path_prob",
     "--meta_cell nowhere.pt": "nowhere.pt",
 }
 
@@ -729,8 +701,3 @@ def test_images_that_will_not_do_are_refused_by_name_and_nothing_is_lost(full_ta
     before = contents(copied)
     assert named in full_task(copied, "--data_path", images, "--resume").complaint()
     assert contents(copied) == before
-
-
-def test_diverging_training_is_one_sentence(full_task, tmp_path):
-    flag = ("--derived_lr", 1e30)
-    assert "--derived_lr must be smaller" in last_line(full_task(tmp_path / "run", *flag))

@@ -213,7 +213,7 @@ def test_resumed_meta_training_shows_the_same(scripts, trained, tmp_path):
     assert (path / "tb/meta_test_2").is_dir()
     checkpoint = torch.load(path / "checkpoint.pt", weights_only=True)
     scripts.tfml(path, "--resume").succeeded()
-    assert checkpoint["meta_epoch"] == 3
+    assert checkpoint["epochs"] == 3
     times = ("seconds", "seconds_per_step", "tasks_per_second")
     for run in ("meta_test_1", "meta_test_3"):
         assert Events(path / "tb" / run).everything(times) == Events(trained / "tb" / run).everything(times)
@@ -273,7 +273,7 @@ def test_expectations_of_a_full_search(full):
     """Four steps an epoch: the second that searches is the first to end with the six updates of an expectation."""
     assert [row["epoch"] for row in rows(full / "tb/search/expected.jsonl")] == [2]
     events, final = Events(full / "tb/search/expected_3"), torch.load(full / "checkpoint.pt", weights_only=True)
-    architecture = final["state"]["architecture"]
+    architecture = {name.removeprefix("architecture."): t for name, t in final["state"]["network"].items()}
     (row,) = rows(full / "tb/search/expected.jsonl")
     errors = [
         abs(expected - value)

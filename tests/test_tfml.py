@@ -9,17 +9,31 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import tfml
-from search_space.evaluation import TaskResult
+from search_space.evaluation import Start
+from search_space.flags.shared import TaskFlags
+from search_space.flags.tfml import MetaTestFlags, TfmlFlags
+from search_space.settings import SearchSettings
 from tests.conftest import ROOT, Scripts, contents, fill, rows, wait_for, write_omniglot
+from utils.results.schema import TaskRow
 from utils.run.ranks import Ranks
 
 TIMES = ("seconds", "tasks_per_second")
+FIGURES = {
+    "accuracy": 0.5,
+    "accuracy_before": 0.2,
+    "seconds": 1.0,
+    "seconds_per_step": 1.0,
+    "genotype": {},
+    "predictions": [],
+}
 TRAINING_KEYS = {"meta_epoch", "train_loss", "train_accuracy", *TIMES}
 META_TEST_KEYS = {"test_loss", "test_accuracy", "test_accuracy_ci95", "peak_memory_mib", "peak_memory_breakdown_mib"}
 
@@ -27,6 +41,7 @@ META_TEST_KEYS = {"test_loss", "test_accuracy", "test_accuracy_ci95", "peak_memo
 def tensors(path, name="meta_cell.pt") -> dict[str, torch.Tensor]:
     """Every tensor of a meta-cell, by the names of its part and its own."""
     values = torch.load(path / name, weights_only=True)
+    values = values.get("state", values)  # of a checkpoint
     parts = {f"cell {number}": cell for number, cell in enumerate(values["cells"])}
     parts |= {part: values[part] for part in ("stem", "head", "architecture")}
     return {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
@@ -52,7 +67,7 @@ def test_files_of_a_run(trained):
     assert (args["init_channels"], args["meta_epochs"], args["path"]) == (4, 4, str(trained))
     assert args["script"] == "tfml.py"
     assert "resume" not in args
-    assert torch.load(trained / "checkpoint.pt", weights_only=True)["meta_epoch"] == 4
+    assert torch.load(trained / "checkpoint.pt", weights_only=True)["epochs"] == 4
 
 
 def test_results_say_what_the_meta_cell_is(trained):
@@ -130,7 +145,8 @@ def test_a_start_that_does_not_fit_is_refused(scripts, trained, tmp_path):
     assert "--cells separate" in scripts.tfml(tmp_path / "run", "--meta_cell", separate).complaint()
     scripts.tfml(tmp_path / "own", "--meta_cell", separate, "--cells", "separate", "--meta_epochs", 0).succeeded()
     scripts.tfml(tmp_path / "goes_on", *given).succeeded()
-    other = ("--meta_cell", tmp_path / "goes_on/checkpoint.pt", "--meta_epochs", 0, "--resume")
+    scripts.tfml(tmp_path / "untrained", "--meta_epochs", 0).succeeded()
+    other = ("--meta_cell", tmp_path / "untrained/meta_cell.pt", "--meta_epochs", 0, "--resume")
     assert "SHA-256" in scripts.tfml(tmp_path / "goes_on", *other).complaint()
     assert not (tmp_path / "run").exists()
 
@@ -289,47 +305,6 @@ def test_interrupted_by_the_keyboard(scripts, tmp_path, trained):
     assert_same_run(path, trained)
 
 
-# --- Presets --------------------------------------------------------------------------------------------------------
-
-ONE_FOR_BOTH = {
-    "task_train_steps": 5,
-    "n_train": 15,
-    "batch_size": 20,
-    "meta_batch_size": 10,
-    "w_meta_lr": 1.0,
-    "a_meta_lr": 0.6,
-}
-IN_METANAS = {**ONE_FOR_BOTH, "w_lr": 0.01, "alpha_lr": 0.01}
-OG_METANAS = {**ONE_FOR_BOTH, "w_lr": 0.005, "alpha_lr": 0.005}
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ("--dataset miniimagenet", {**IN_METANAS, "test_batch_size": 15}),
-        ("--dataset miniimagenet --k 1", {**IN_METANAS, "test_batch_size": 5}),
-        ("--dataset omniglot", {**OG_METANAS, "test_batch_size": 10}),
-        ("--dataset omniglot --k 1", {**OG_METANAS, "test_batch_size": 10}),
-        ("--dataset synthetic", {**OG_METANAS, "test_batch_size": 10}),
-        ("--dataset omniglot --hp_setting in_metanas", {**IN_METANAS, "test_batch_size": 15}),
-        ("--dataset miniimagenet --hp_setting og_metanas", {**OG_METANAS, "test_batch_size": 10}),
-    ],
-)
-def test_presets_are_the_published_ones(monkeypatch, flags, expected):
-    monkeypatch.setattr(sys, "argv", ["tfml.py", *flags.split()])
-    args = vars(tfml.parse_args())
-    assert {name: args[name] for name in expected} == expected
-    published = {"meta_epochs": 30000, "warm_up_epochs": 15000, "eval_freq": 1500, "drop_path_prob": 0.2, "seed": 21}
-    published |= {"init_channels": 28, "layers": 4, "nodes": 3, "reduction_layers": [1, 3]}
-    assert {name: args[name] for name in published} == published
-
-
-@pytest.mark.parametrize(("dataset", "expected"), [("omniglot", 5), ("synthetic", 5), ("miniimagenet", 1)])
-def test_tasks_at_once_depends_on_the_images(monkeypatch, dataset, expected):
-    monkeypatch.setattr(sys, "argv", ["tfml.py", "--dataset", dataset])
-    assert tfml.parse_args().tasks_at_once == expected
-
-
 def test_tasks_at_once_changes_nothing_but_rounding(scripts, tmp_path):
     """Three tasks in groups of two and one, and one by one; after one meta-epoch rounding is not amplified yet."""
     for number in (1, 2):
@@ -340,67 +315,19 @@ def test_tasks_at_once_changes_nothing_but_rounding(scripts, tmp_path):
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-3)
 
 
-def test_explicit_flags_beat_the_preset(monkeypatch):
-    values = {"task_train_steps": 1, "n_train": 2, "batch_size": 3, "test_batch_size": 4, "meta_batch_size": 5}
-    values |= {"w_lr": 0.0, "alpha_lr": 0.0, "w_meta_lr": 0.0, "a_meta_lr": 0.0}
-    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    for setting in ("in_metanas", "og_metanas"):
-        monkeypatch.setattr(sys, "argv", ["tfml.py", "--hp_setting", setting, "--k", "1", *flags])
-        args = vars(tfml.parse_args())
-        assert {name: args[name] for name in values} == values
-
-
-def test_reductions_default_to_those_that_are_there(monkeypatch):
-    for layers, expected in ((1, []), (2, [1]), (4, [1, 3]), (9, [1, 3])):
-        monkeypatch.setattr(sys, "argv", ["tfml.py", "--layers", str(layers)])
-        assert tfml.parse_args().reduction_layers == expected
-
-
 # --- What is refused ------------------------------------------------------------------------------------------------
 
-MISTAKES = {
-    "--compile 1 --tasks_at_once 1": "--compile",
-    "--compile 1 --meta_batch_size 1": "--compile",
-    "--compile 1 --partial_channels 2": "--compile",
-    "--n -1": "--n",
-    "--n 1": "--n",
+MISTAKES = {  # that the parser cannot know; the others are in tests/search_space/flags
     "--n 1000001": "--n",
-    "--k 0": "--k",
     "--k 97": "--k",  # and 4 queries: a class has 100 images
     "--n_train 100": "--n_train",
-    "--q 1.5": "--q",
-    "--w_lr nan": "--w_lr",
-    "--w_lr inf": "--w_lr",
-    "--a_meta_lr -inf": "--a_meta_lr",
-    "--drop_path_prob 1": "--drop_path_prob",
-    "--test_adapt_steps 1.1": "--test_adapt_steps",
-    "--normalizer_t_min 0": "--normalizer_t_min",
-    "--normalizer hardmax": "--normalizer",
     "--init_channels 7": "--init_channels",
     "--reduction_layers 9": "--reduction_layers",
     "--reduction_layers 1 1": "--reduction_layers",
-    "--layers 65": "--layers",
-    "--nodes 9": "--nodes",
-    "--init_channels 4098": "--init_channels",
-    "--reduction_layers 0 -1": "--reduction_layers",
-    "--meta_epochs x": "--meta_epochs",
-    "--meta_epochs": "--meta_epochs",
-    "--meta_ep 3": "--meta_ep",
-    "--sampleno 2": "--sampleno",
-    "--dataset mnist": "--dataset",
     "--dataset omniglot --data_path nowhere": "--data_path",
-    "--use_vinyals_split yes": "--use_vinyals_split",
-    "--transductive 2": "--transductive",
-    "--hp_setting best": "--hp_setting",
+    "--w_lr 1e308": "--w_lr",
     "surplus": "surplus",
 }
-
-
-@pytest.mark.parametrize("flag", ["--path", "--data_path"])
-def test_empty_folder_name_is_refused(scripts, tmp_path, flag):
-    """As of a shell variable that was not set."""
-    assert flag in scripts.tfml(tmp_path / "run", flag, "").complaint()
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -516,20 +443,20 @@ def test_truncated_checkpoint_is_refused_by_name(scripts, tmp_path, trained, sha
     assert contents(path) == before
 
 
-@pytest.mark.parametrize("spoil", ["no meta_epoch", "a meta_epoch of words", "a negative meta_epoch", "one cell fewer"])
+@pytest.mark.parametrize("spoil", ["no epochs", "epochs in words", "negative epochs", "one cell fewer"])
 def test_nonsense_checkpoint_is_refused_by_name(scripts, tmp_path, trained, spoil):
     path = tmp_path / "run"
     shutil.copytree(trained, path)
     values = torch.load(path / "checkpoint.pt", weights_only=True)
     match spoil:
-        case "no meta_epoch":
-            del values["meta_epoch"]
-        case "a meta_epoch of words":
-            values["meta_epoch"] = "four"
-        case "a negative meta_epoch":
-            values["meta_epoch"] = -4
+        case "no epochs":
+            del values["epochs"]
+        case "epochs in words":
+            values["epochs"] = "four"
+        case "negative epochs":
+            values["epochs"] = -4
         case "one cell fewer":
-            values["cells"] = []
+            values["state"]["cells"] = []
     torch.save(values, path / "checkpoint.pt")
     before = contents(path)
     assert "checkpoint.pt" in scripts.tfml(path, "--resume").complaint()
@@ -579,56 +506,39 @@ def test_full_disk(scripts, tiny_disk):
     assert contents(path) == before
     # With space again, the run goes on.
     ballast.unlink()
-    meta_epochs = torch.load(path / "checkpoint.pt", weights_only=True)["meta_epoch"] + 1
+    meta_epochs = torch.load(path / "checkpoint.pt", weights_only=True)["epochs"] + 1
     scripts.tfml(path, "--resume", "--meta_epochs", meta_epochs, *flags).succeeded()
     assert [row["meta_epoch"] for row in rows(path / "metrics.jsonl")] == list(range(meta_epochs))
 
 
-def says_that_it_diverged(finished) -> bool:
-    """Whether it ended with one sentence on a line of its own; not with a traceback or as if nothing were."""
-    assert "Traceback" not in finished.stderr, finished.stderr
-    assert finished.status == 2, finished.stderr
-    said = finished.stderr.splitlines()[-1]
-    assert "not finite" in said
-    return said.startswith("tfml.py: error: ")
-
-
-def strict_rows(path) -> list[dict]:
-    """NaN is not JSON: other readers than Python's refuse the whole file."""
-    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
-
-
-def test_run_that_diverges_stops_before_it_spoils_anything(scripts, tmp_path):
-    path = tmp_path / "run"
-    scripts.tfml(path, "--w_lr", 1e30, "--meta_epochs", 0).succeeded()
-    before = tensors(path)
-    finished = scripts.tfml(path, "--w_lr", 1e30, "--meta_epochs", 1, "--eval_epochs", 1, "--resume")
-    assert says_that_it_diverged(finished)
-    assert strict_rows(path / "metrics.jsonl") == []
-    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(path).items())
-
-
-@pytest.mark.parametrize("eval_freq", [1, 100])
-def test_fold_that_diverges_leaves_no_meta_cell_that_cannot_be_read(scripts, tmp_path, eval_freq):
-    """The training loss of the meta-epoch before the fold is finite still."""
-    path = tmp_path / "run"
-    flags = ("--w_meta_lr", 1e42, "--meta_epochs", 2, "--eval_freq", eval_freq, "--eval_epochs", 1)
-    assert says_that_it_diverged(scripts.tfml(path, *flags))
-    strict_rows(path / "metrics.jsonl")
-    for name in ("meta_cell.pt", "checkpoint.pt"):
-        assert all(tensor.isfinite().all() for tensor in tensors(path, name).values())
+def test_start_that_is_too_large_is_said_and_spoils_nothing(scripts, trained, tmp_path):
+    """Its numbers are finite, but the outputs of its network are not."""
+    values = torch.load(trained / "meta_cell.pt", weights_only=True)
+    for tensor in values["stem"].values():
+        tensor.fill_(3e38)
+    torch.save(values, tmp_path / "large.pt")
+    path, flags = tmp_path / "run", ("--meta_cell", tmp_path / "large.pt", "--meta_epochs")
+    scripts.tfml(path, *flags, 0).succeeded()
+    before = contents(path)
+    complaint = scripts.tfml(path, *flags, 1, "--resume").complaint(after_a_bar=True)
+    assert "not finite" in complaint
+    assert "--meta_cell" in complaint
+    assert all(contents(path)[name] == before[name] for name in ("meta_cell.pt", "checkpoint.pt", "metrics.jsonl"))
 
 
 def test_test_task_that_diverges_does_not_end_the_training(monkeypatch):
     """Its loss is None then: hours of training are not to be lost by it, and NaN is not JSON."""
-    results = iter(
-        [TaskResult(n, 0.5, 0.2, loss, 1.0, 1.0, 1.0, {}, 1.0, {}, []) for n, loss in enumerate((1.0, None))]
-    )
-    monkeypatch.setattr(tfml, "search_task", lambda *_, **__: next(results))
-    monkeypatch.setattr(tfml, "episode_loader", lambda tasks, episodes, workers: [None for _ in episodes])
-    metrics, first, _ = tfml.meta_test(Ranks(), None, None, None, None, 0, None, 2, 0)
+    flags = replace(TfmlFlags(*(None,) * 6), test=MetaTestFlags(eval_epochs=2), tasks=TaskFlags())
+    start = Start(None, None, SearchSettings(1, 1, 2, 0.1, 0.1), 0)
+    figures = {"accuracy": 0.5, "accuracy_before": 0.2, "seconds": 1.0, "seconds_per_step": 1.0}
+    found = [TaskRow(**figures, task=n, loss=loss, genotype={}, predictions=[]) for n, loss in enumerate((1.0, None))]
+    monkeypatch.setattr(tfml, "search_task", lambda *_: found.pop(0))
+    monkeypatch.setattr(Start, "unfold", lambda *_: None)
+    numbers = iter([SimpleNamespace(number=0), SimpleNamespace(number=1)])
+    monkeypatch.setattr(tfml, "episodes", lambda *_: numbers)
+    metrics, first, _ = tfml.meta_test(Ranks(), start, None, flags)
     assert (metrics["test_accuracy"], metrics["test_accuracy_ci95"]) == (0.5, 0)
-    assert metrics.get("test_loss") in (None, 1.0)
+    assert metrics["test_loss"] is None
     assert first.task == 0
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,18 @@ def torch_generator(seed: int, purpose: str, *index: int) -> torch.Generator:
 def numpy_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     """The same for numpy."""
     return np.random.default_rng(derive_seed(seed, purpose, *index))
+
+
+class Draws(NamedTuple):
+    """Names a piece of work, as test task 7; its draws depend on this, and on what each is for, alone."""
+
+    seed: int
+    purpose: str
+    index: int
+
+    def generator(self, draw: str) -> torch.Generator:
+        """That of one of its draws."""
+        return torch_generator(self.seed, f"{self.purpose}/{draw}", self.index)
 
 
 def shuffled_classes(labels: Sequence[int], seed: int, purpose: str) -> list[list[int]]:

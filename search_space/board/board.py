@@ -17,10 +17,10 @@ from search_space.board.search_record import (
     correlation,
     mean_absolute_error,
 )
-from search_space.evaluation import TaskResult
 from search_space.full_task.search import FullTaskSearch
 from search_space.genotype import Genotype
 from utils.pictures.event_log import EventLog
+from utils.results.schema import TaskRow
 from utils.run.run_directory import JsonLines
 
 RECORDED_TASKS = 3  # of a run of few-shot tasks the first are recorded step by step
@@ -50,13 +50,13 @@ class Board:
         """Writes the numbers of a row of metrics; see :meth:`EventLog.add_row`."""
         self.events.add_row(index, row)
 
-    def add_task(self, result: TaskResult, record: SearchRecord | None) -> None:
+    def add_task(self, result: TaskRow, record: SearchRecord | None) -> None:
         """Writes the figures of a test task, and its steps if they were recorded."""
         self.add_row("task", {**asdict(result), "tasks_per_second": 1 / result.seconds})
         if record is not None:
             self._add_record(f"task_{result.task}", record, result)
 
-    def add_meta_test(self, meta_epoch: int, first: TaskResult, record: SearchRecord) -> None:
+    def add_meta_test(self, meta_epoch: int, first: TaskRow, record: SearchRecord) -> None:
         """Writes the meta-learned alpha and beta, and of a meta-test's ``first`` task the figures, cells and steps."""
         self.events.add(
             meta_epoch,
@@ -66,7 +66,7 @@ class Board:
         self.add_row("test_task", {**figures, "test_task": meta_epoch})
         self._add_record(f"meta_test_{meta_epoch}", record, first)
 
-    def _add_record(self, run: str, record: SearchRecord, result: TaskResult) -> None:
+    def _add_record(self, run: str, record: SearchRecord, result: TaskRow) -> None:
         events = EventLog(self.folder / run)
         last = len(record.steps)
         shown = {round(place * last / (SHOWN_STEPS - 1)) for place in range(SHOWN_STEPS)}

@@ -1,11 +1,13 @@
-"""The flags that the scripts share, the published presets, and the settings built from them."""
+"""The flags that both scripts have, and the published presets that the flags left out are taken from."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from search_space.flags.declare import FEW_SHOT, Section, flag
 from search_space.normalizers import ANNEAL_MODES, NORMALIZERS, Normalizer
-from search_space.task_search import SearchSettings
-from utils.run.cli import DEVICES, ArgumentParser, folder, real, switch, whole
+from search_space.settings import SearchSettings
+from utils.run.cli import DEVICES, ArgumentParser, place, real, switch, whole
 
 # The published settings. test_batch_size is the task batch of testing; miniImageNet's is 5 with one shot.
 PRESETS = {
@@ -32,104 +34,107 @@ PRESETS = {
         "a_meta_lr": 0.6,
     },
 }
-
-
-# method.md's full task: CIFAR-10.
+# CIFAR-10's.
 FULL_TASK_PRESET = {"test_batch_size": 64, "w_lr": 0.025, "alpha_lr": 3e-4}
 
+EPOCHS = 10_000_000  # more than years of them
+IMAGES = 1_000_000  # more than memory holds
+LR = 10_000  # at a hundredth of it nothing is learnt any more
 
-def preset(args: argparse.Namespace) -> dict:
-    """The preset that ``args`` names, or the one of its data set."""
-    name = args.hp_setting or ("in_metanas" if args.dataset == "miniimagenet" else "og_metanas")
+
+def preset(name: str | None, dataset: str, shots: int) -> dict[str, Any]:
+    """The preset of this name, or the one of a data set."""
+    name = name or ("in_metanas" if dataset == "miniimagenet" else "og_metanas")
     values = dict(PRESETS[name])
-    if name == "in_metanas" and args.k == 1:
+    if name == "in_metanas" and shots == 1:
         values["test_batch_size"] = 5
     return values
 
 
-def add_run_flags(parser: ArgumentParser, path: str) -> None:
-    group = parser.add_argument_group("run")
-    group.add_argument("--path", type=folder, default=Path(path), help="folder that everything is written into")
-    group.add_argument("--name", default="", help="a name for the run in the progress bar and in args.json")
-    group.add_argument("--seed", type=whole(0), default=21, help="of every random draw")
-    group.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
-    group.add_argument(
-        "--tf32", type=switch, default=0, help="1: a GPU rounds what it multiplies to TF32, 11 of float32's 24 bits"
-    )
-    group.add_argument("--resume", action="store_true", help="go on with the run in --path, if there is one")
+def fill_in(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Gives the flags that have no value yet theirs of ``defaults``; it may have others, too."""
+    for name, default in defaults.items():
+        if name in values and values[name] is None:
+            values[name] = default
 
 
-def add_task_flags(
-    parser: ArgumentParser, datasets: tuple[str, ...], default: str | None = "omniglot", says: str = ""
-) -> None:
-    """Args:
-    default: the data set. says: what its help adds.
-    """
-    group = parser.add_argument_group("tasks")
-    group.add_argument("--dataset", choices=datasets, default=default, help=f"where the images are from {says}".strip())
-    group.add_argument(
-        "--data_path", type=folder, default=Path("data"), help="folder of the data sets, or the image folder"
-    )
-    group.add_argument("--download", action="store_true", help="fetch the data set if it is not in --data_path")
-    group.add_argument(
-        "--use_vinyals_split",
-        type=switch,
-        default=1,
-        help="Omniglot: 1 Vinyals' 1028/172/423 characters, 0 background/evaluation (964/659)",
-    )
-    group.add_argument("--n", type=whole(2, 10_000), default=5, help="ways: classes of a task")
-    group.add_argument("--k", type=whole(1, 10_000), default=5, help="shots: support images a class of a test task")
-    group.add_argument("--q", type=whole(1, 10_000), default=1, help="query images a class of a test task")
-    group.add_argument("--workers", type=whole(0), default=0, help="processes that load tasks beside the main one")
+@dataclass(frozen=True)
+class RunFlags(Section):
+    title = "run"
+    path: Path = flag(place, "folder that everything is written into", changes=True)
+    name: str = flag(str, "a name for the run in the progress bar and in args.json", "", changes=True)
+    seed: int = flag(whole(0), "of every random draw", 21)
+    device: str = flag(str, "auto: a GPU where there is one", "auto", choices=DEVICES, changes=True)
+    tf32: int = flag(switch, "1: a GPU rounds what it multiplies to TF32, 11 of float32's 24 bits", 0)
+    resume: bool = flag(bool, "go on with the run in --path, if there is one", changes=True)
 
 
-def add_search_flags(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("search")
-    group.add_argument(
-        "--hp_setting", choices=tuple(PRESETS), help="few-shot: published preset (default: that of the data set)"
+@dataclass(frozen=True)
+class TaskFlags(Section):
+    title = "tasks"
+    dataset: str = flag(str, "where the images are from")
+    data_path: Path = flag(place, "folder of the data sets, or the image folder", Path("data"), changes=True)
+    download: bool = flag(bool, "fetch the data set if it is not in --data_path", changes=True)
+    use_vinyals_split: int = flag(
+        switch, "Omniglot: 1 Vinyals' 1028/172/423 characters, 0 background/evaluation (964/659)", 1
     )
-    group.add_argument("--w_lr", type=real(0), help="learning rate of the weights (default: the preset's)")
-    group.add_argument("--alpha_lr", type=real(0), help="that of alpha and beta (default: the preset's)")
-    group.add_argument(
-        "--test_task_train_steps", type=whole(1), default=10, help="few-shot: epochs over a test task's support set"
-    )
-    group.add_argument(
-        "--test_adapt_steps",
-        type=real(0, 1),
-        default=1.0,
-        help="few-shot: share of these epochs, from the first, that adapt alpha and beta too; the rest adapts weights",
-    )
-    group.add_argument("--normalizer", choices=NORMALIZERS, default="softmax", help="from alpha and beta to weights")
-    group.add_argument(
-        "--normalizer_temp_anneal_mode", choices=ANNEAL_MODES, default="linear", help="how T goes over a task"
-    )
-    group.add_argument("--normalizer_t_max", type=real(1e-3), default=1.0, help="temperature T at a task's start")
-    group.add_argument("--normalizer_t_min", type=real(1e-3), default=0.1, help="T at its end")
-    group.add_argument(
-        "--alpha_prune_threshold", type=real(0, 1), default=0.01, help="candidates less probable than this are not run"
-    )
-    group.add_argument(
-        "--transductive",
-        type=switch,
-        default=1,
-        help="few-shot, 1: BN normalises a query batch by its own statistics; 0: by the support set's, image by image",
-    )
+    n: int = flag(whole(2, 10_000), "ways: classes of a task", 5)
+    k: int = flag(whole(1, 10_000), "shots: support images a class of a test task", 5)
+    q: int = flag(whole(1, 10_000), "query images a class of a test task", 1)
+    workers: int = flag(whole(0, 64), "processes that load images beside the main one", 0, changes=True)
 
 
-def normalizer(args: argparse.Namespace) -> Normalizer:
-    return Normalizer(args.normalizer, args.normalizer_temp_anneal_mode, args.normalizer_t_max, args.normalizer_t_min)
-
-
-def evaluation_settings(args: argparse.Namespace, batch_size: int, **selection) -> SearchSettings:
-    """How a test task is adapted."""
-    return SearchSettings(
-        epochs=args.test_task_train_steps,
-        architecture_epochs=round(args.test_adapt_steps * args.test_task_train_steps),
-        batch_size=batch_size,
-        w_lr=args.w_lr,
-        alpha_lr=args.alpha_lr,
-        normalizer=normalizer(args),
-        prune_threshold=args.alpha_prune_threshold,
-        transductive=bool(args.transductive),
-        **selection,
+@dataclass(frozen=True)
+class AdaptationFlags(Section):
+    title = "search"
+    hp_setting: str | None = flag(
+        str, "published preset (default: that of the data set)", choices=tuple(PRESETS), only=FEW_SHOT
     )
+    w_lr: float = flag(real(0, LR), "learning rate of the weights (default: the preset's)")
+    alpha_lr: float = flag(real(0, LR), "that of alpha and beta (default: the preset's)")
+    test_task_train_steps: int | None = flag(
+        whole(1, EPOCHS), "epochs over a test task's support set", 10, only=FEW_SHOT
+    )
+    test_adapt_steps: float | None = flag(
+        real(0, 1),
+        "share of these epochs, from the first, that adapt alpha and beta too; the rest adapts weights",
+        1.0,
+        only=FEW_SHOT,
+    )
+    normalizer: str = flag(str, "from alpha and beta to weights", "softmax", choices=NORMALIZERS)
+    normalizer_temp_anneal_mode: str = flag(str, "how T goes over a task", "linear", choices=ANNEAL_MODES)
+    normalizer_t_max: float = flag(real(1e-3, 1000), "temperature T at a task's start", 1.0)
+    normalizer_t_min: float = flag(real(1e-3, 1000), "T at its end, at most as high", 0.1)
+    alpha_prune_threshold: float = flag(real(0, 1), "candidates less probable than this are not run", 0.01)
+    transductive: int | None = flag(
+        switch,
+        "1: BN normalises a query batch by its own statistics; 0: by the support set's, image by image",
+        1,
+        only=FEW_SHOT,
+    )
+
+    def annealing(self) -> Normalizer:
+        """From alpha and beta to weights, with T as it goes over a task."""
+        return Normalizer(
+            self.normalizer, self.normalizer_temp_anneal_mode, self.normalizer_t_max, self.normalizer_t_min
+        )
+
+    def of_test_task(self, batch_size: int) -> SearchSettings:
+        """How a few-shot test task is adapted; every candidate gets gradient."""
+        return SearchSettings(
+            epochs=self.test_task_train_steps,
+            architecture_epochs=round(self.test_adapt_steps * self.test_task_train_steps),
+            batch_size=batch_size,
+            w_lr=self.w_lr,
+            alpha_lr=self.alpha_lr,
+            normalizer=self.annealing(),
+            prune_threshold=self.alpha_prune_threshold,
+            transductive=bool(self.transductive),
+        )
+
+
+def refuse_rising_temperature(parser: ArgumentParser, values: dict[str, Any]) -> None:
+    """T falls over a task, or stays."""
+    high, low = values["normalizer_t_max"], values["normalizer_t_min"]
+    if values["normalizer_temp_anneal_mode"] != "none" and low > high:
+        parser.error(f"argument --normalizer_t_min: must be at most --normalizer_t_max {high:g}, got {low:g}")

@@ -2,21 +2,21 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from models.derived_network import DerivedNetwork
-from search_space.task_search import chunks
+from search_space.batches import micro_batches
+from search_space.full_task.epochs import Batches, cosine_decay, share_of_right, take_steps
+from search_space.settings import Schedule
 from utils.draws import torch_generator
 from utils.errors import InputError
-from utils.memory import METERED_STEPS, PeakMemory
-
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+from utils.memory import PeakMemory
+from utils.results.schema import DerivedEpochRow
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class TrainingSettings:
     lr: at the start; its cosine decay ends at 0 with the last epoch.
     grad_clip: the largest norm of a batch's gradient.
     drop_path_prob: reached linearly from 0 over the epochs.
-    split_num: chunks of a batch, whose gradients are accumulated.
-    step_by_step: one cell's activations at a time, for the time of a second forward pass.
+    schedule: step by step, one cell's activations at a time, for the time of a second forward pass.
     auxiliary_weight: of the auxiliary head's loss, where there is one.
     """
 
@@ -37,29 +36,14 @@ class TrainingSettings:
     weight_decay: float = 3e-4
     grad_clip: float = 5.0
     drop_path_prob: float = 0.2
-    split_num: int = 1
-    step_by_step: bool = False
+    schedule: Schedule = field(default_factory=Schedule)
     auxiliary_weight: float = 0.4
 
     def lr_at(self, epoch: int) -> float:
-        return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        return cosine_decay(self.lr, epoch, self.epochs)
 
     def drop_path_at(self, epoch: int) -> float:
         return self.drop_path_prob * epoch / self.epochs
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """An epoch: the mean loss, with the auxiliary head's share, and the accuracy, both while the weights change.
-
-    peak_memory_mib: of the first steps. peak_memory_breakdown_mib: its parts, of live tensor bytes by kind.
-    """
-
-    loss: float
-    accuracy: float
-    seconds: float = field(compare=False)
-    peak_memory_mib: float
-    peak_memory_breakdown_mib: dict[str, float]
 
 
 class DerivedTraining:
@@ -73,8 +57,10 @@ class DerivedTraining:
             network.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
 
-    def train_epoch(self, epoch: int, batches: Batches, on_step: Callable[[], None] = lambda: None) -> TrainingResult:
-        """One pass, over batches of images (N, C, H, W) and labels (N,).
+    def train_epoch(
+        self, epoch: int, batches: Batches, on_step: Callable[[], object] = lambda: None
+    ) -> DerivedEpochRow:
+        """One pass: the mean loss, with the auxiliary head's share, and the accuracy, both while the weights change.
 
         Args:
             epoch: its number, from 0.
@@ -89,7 +75,8 @@ class DerivedTraining:
         probability, draws = self.settings.drop_path_at(epoch), torch_generator(self.seed, "derived drop-path", epoch)
         started = time.perf_counter()
 
-        def step(images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int, int]:
+        def step(number: int, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, int]:
+            images, labels = (tensor.to(self.device) for tensor in batch)
             loss, right = self.add_gradient(images, labels, probability, draws)
             loss, right, norm = torch.stack([loss, right.float(), self.step()]).tolist()
             if not math.isfinite(loss) or not math.isfinite(norm):
@@ -101,14 +88,24 @@ class DerivedTraining:
             return loss * len(labels), round(right), len(labels)
 
         momenta = (state["momentum_buffer"] for state in self.optimizer.state.values())
-        resident = [*self.network.parameters(), *self.network.buffers()]
-        taken = (step(*batch) for batch in self._on_device(batches))
-        with PeakMemory(self.network.head.weight.device, resident, momenta) as memory:
-            results = list(islice(taken, METERED_STEPS))
-        results += taken
-        loss, right, seen = map(sum, zip(*results, strict=True))
-        seconds = time.perf_counter() - started
-        return TrainingResult(loss / seen, right / seen, seconds, memory.mib, memory.breakdown_mib)
+        memory = PeakMemory(self.device, self.resident(), momenta)
+        loss, right, seen = map(sum, zip(*take_steps(step, batches, memory), strict=True))
+        return DerivedEpochRow(
+            epoch=epoch,
+            loss=loss / seen,
+            accuracy=right / seen,
+            seconds=time.perf_counter() - started,
+            peak_memory_mib=memory.mib,
+            peak_memory_breakdown_mib=memory.breakdown_mib,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.head.weight.device
+
+    def resident(self) -> list[torch.Tensor]:
+        """The tensors that are there before it is trained."""
+        return [*self.network.parameters(), *self.network.buffers()]
 
     def add_gradient(
         self, images: torch.Tensor, labels: torch.Tensor, probability: float, draws: torch.Generator
@@ -122,18 +119,18 @@ class DerivedTraining:
             The loss and the number of right answers, scalars.
         """
         total, right = torch.zeros((), device=images.device), torch.zeros((), dtype=torch.long, device=images.device)
-        parts = (chunks(tensor, self.settings.split_num) for tensor in (images, labels))
-        for chunk, chunk_labels in zip(*parts, strict=True):
-            keep = self.network.draw_drop_path(len(chunk), probability, draws) if probability > 0 else None
-            logits = self.network(chunk, keep, self.settings.step_by_step)
+        parts = (micro_batches(tensor, self.settings.schedule) for tensor in (images, labels))
+        for part, part_labels in zip(*parts, strict=True):
+            keep = self.network.draw_drop_path(len(part), probability, draws) if probability > 0 else None
+            logits = self.network(part, keep, self.settings.schedule.step_by_step)
             loss = 0.0
             if self.network.settings.auxiliary:
                 logits, auxiliary_logits = logits
-                loss = self.settings.auxiliary_weight * F.cross_entropy(auxiliary_logits, chunk_labels)
-            loss = (F.cross_entropy(logits, chunk_labels) + loss) * (len(chunk) / len(images))
+                loss = self.settings.auxiliary_weight * F.cross_entropy(auxiliary_logits, part_labels)
+            loss = (F.cross_entropy(logits, part_labels) + loss) * (len(part) / len(images))
             loss.backward()
             total += loss.detach()
-            right += (logits.detach().argmax(1) == chunk_labels).sum()
+            right += (logits.detach().argmax(1) == part_labels).sum()
         return total, right
 
     def step(self) -> torch.Tensor:
@@ -143,19 +140,9 @@ class DerivedTraining:
         self.optimizer.zero_grad()
         return norm
 
-    @torch.no_grad()
     def accuracy(self, batches: Batches) -> float:
         """The share of right answers, BN by its running statistics."""
-        self.network.eval()
-        right, seen = 0, 0
-        for images, labels in self._on_device(batches):
-            right += (self.network(images).argmax(1) == labels).sum().item()
-            seen += len(labels)
-        return right / seen
-
-    def _on_device(self, batches: Batches) -> Batches:
-        device = self.network.head.weight.device
-        return ((images.to(device), labels.to(device)) for images, labels in batches)
+        return share_of_right(self.network.eval(), batches, self.device)
 
     def state_dict(self) -> dict:
         """All that the next epoch starts from, in tensors and plain values."""

@@ -1,7 +1,8 @@
 """Adam for tasks side by side: each steps its own part of a tensor, and only where it got a gradient."""
 
 import torch
-from torch.optim.adam import adam
+
+from search_space.adam import update
 
 
 class BatchedAdam(torch.optim.Optimizer):
@@ -14,7 +15,7 @@ class BatchedAdam(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float, beta2: float = 0.999, eps: float = 1e-8):
-        super().__init__(params, {"lr": lr, "beta2": beta2, "eps": eps})
+        super().__init__(params, {"lr": lr, "beta2": beta2, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
     def step(self, stepped: list[list[bool]]):
@@ -35,24 +36,9 @@ class BatchedAdam(torch.optim.Optimizer):
                     squares.append(state["exp_avg_sq"][part])
                     steps.append(float(state["steps"][part][0]))
                 state["steps"] += torch.tensor(tasks)
-            if not parameters:
-                continue
-            adam(
-                parameters,
-                gradients,
-                gradients,  # in the place of the first moments: each is read before it is written
-                squares,
-                [],
-                list(torch.tensor(steps, device=parameters[0].device).unbind()),
-                fused=True,
-                amsgrad=False,
-                beta1=0.0,
-                beta2=group["beta2"],
-                lr=group["lr"],
-                weight_decay=0.0,
-                eps=group["eps"],
-                maximize=False,
-            )
+            if parameters:
+                steps = list(torch.tensor(steps, device=parameters[0].device).unbind())
+                update(parameters, gradients, squares, steps, group)
 
     def _state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         state = self.state[parameter]

@@ -12,14 +12,17 @@ from torch.nn import functional as F
 
 from models.batched_supernet import BatchedMixture, BatchedSupernet
 from models.meta_cell import MetaCell
-from models.supernet import Supernet
-from search_space.adam import MomentumFreeAdam
-from search_space.architecture import EVERYTHING, Architecture
+from search_space.architecture import Choice, Noise
+from search_space.batches import BatchOrders, query_batches
+from search_space.evaluation import TRAINING_TASK, Start
 from search_space.meta.batched_adam import BatchedAdam
-from search_space.task_search import ALPHA_WEIGHT_DECAY, Noise, SearchSettings, TaskSearch, batches, query_batches
+from search_space.search_network import SearchNetwork
+from search_space.settings import SearchSettings
+from search_space.task_search import TaskSearch, reason_to_diverge
+from utils.data.episode import Episode
+from utils.draws import Draws
+from utils.errors import InputError
 from utils.memory import PeakMemory
-
-PURPOSE = "training task"
 
 
 class Adapted(NamedTuple):
@@ -30,64 +33,58 @@ class Adapted(NamedTuple):
     accuracy: float
 
 
-def adapt_tasks(
-    meta_cell: MetaCell,
-    supernet: Supernet,
-    architecture: Architecture,
-    settings: SearchSettings,
-    seed: int,
-    first: int,
-    batch: list[torch.Tensor],
-    measure: bool,
-) -> tuple[list[Adapted], dict]:
+def adapt_tasks(start: Start, episodes: list[Episode], measure: bool) -> tuple[list[Adapted], dict]:
     """Unfolds the state and adapts it to training tasks, all that are given at once.
 
     One task alone, or with partial channels, is adapted by itself: see :class:`TaskSearch`.
 
     Args:
-        first: the number of the first task, the others follow it; with the seed it settles every draw.
-        batch: [support images (T, N, C, H, W), labels (T, N), query images, labels] of the T tasks.
         measure: whether to measure the peak memory of adapting.
 
     Returns:
         Each task's end, and the figures of the peak, none if it was not measured: of all of them, or by itself of the
         first.
+
+    Raises:
+        InputError: a loss is not finite.
     """
-    if len(batch[0]) > 1 and supernet.settings.partial_channels == 1:
-        return _side_by_side(meta_cell, supernet, architecture, settings, seed, first, batch, measure)
-    ends, figures = [], []
-    for number, task in enumerate(zip(*batch, strict=True), start=first):
-        measured = measure and number == first
-        end, of_memory = _alone(meta_cell, supernet, architecture, settings, seed, number, task, measured)
-        ends.append(end)
-        figures.append(of_memory)
-    return ends, figures[0]
+    if len(episodes) > 1 and start.network.settings.partial_channels == 1:
+        return _side_by_side(start, episodes, measure)
+    ends, figures = zip(*(_alone(start, task, measure and task is episodes[0]) for task in episodes), strict=True)
+    return list(ends), figures[0]
 
 
-def _alone(meta_cell, supernet, architecture, settings, seed, task, batch, measure) -> tuple[Adapted, dict]:
-    images, labels, query, query_labels = batch
-    meta_cell.unfold(supernet, architecture)
-    search = TaskSearch(supernet, architecture, settings, seed, PURPOSE, task)
-    memory = PeakMemory(images.device, search.resident(), batch) if measure else None
+def _alone(start: Start, episode: Episode, measure: bool) -> tuple[Adapted, dict]:
+    images, labels, queries, query_labels = data = _data(start, [episode])
+    search = start.unfold(TRAINING_TASK, episode.number)
+    memory = PeakMemory(images.device, search.network.resident(), data) if measure else None
     with memory or nullcontext():
-        loss = search.adapt(images, labels)
-    accuracy = search.classify(query, query_labels, images).accuracy
-    state = MetaCell.of(supernet, architecture, separate=True)
-    return Adapted(state, loss, accuracy), _figures(memory)
+        loss = search.adapt(images[0], labels[0])
+    search.refuse_divergence(f"training task {episode.number}")
+    accuracy = search.classify(queries[0], query_labels[0], images[0]).accuracy
+    return Adapted(search.network.state(separate=True), loss, accuracy), _figures(memory)
 
 
-def _side_by_side(meta_cell, supernet, architecture, settings, seed, first, batch, measure):
-    images, labels, query, query_labels = batch
-    if measure:
-        settings = replace(settings, compiled=False)  # the meter does not see into compiled code
-    meta_cell.unfold(supernet, architecture)
-    search = BatchedSearch(supernet, architecture, settings, seed, PURPOSE, range(first, first + len(images)))
-    memory = PeakMemory(images.device, search.resident(), batch) if measure else None
+def _side_by_side(start: Start, episodes: list[Episode], measure: bool) -> tuple[list[Adapted], dict]:
+    images, labels, queries, query_labels = data = _data(start, episodes)
+    # The meter does not see into compiled code.
+    settings = replace(start.settings, compiled=False) if measure else start.settings
+    start.network.unfold(start.meta_cell)
+    draws = [Draws(start.seed, TRAINING_TASK, episode.number) for episode in episodes]
+    search = BatchedSearch(start.network, settings, draws)
+    memory = PeakMemory(images.device, search.resident(), data) if measure else None
     with memory or nullcontext():
         losses = search.adapt(images, labels)
-    accuracies = search.classify(query, query_labels)
+    accuracies = search.classify(queries, query_labels)
     ends = [Adapted(search.state(t), loss, accuracies[t]) for t, loss in enumerate(losses)]
     return ends, _figures(memory)
+
+
+def _data(start: Start, episodes: list[Episode]) -> list[torch.Tensor]:
+    """[support images (T, N, C, H, W), labels (T, N), query images, labels] of the T tasks."""
+    names = ("support", "support_labels", "query", "query_labels")
+    parts = ([getattr(episode, name) for episode in episodes] for name in names)
+    return [torch.stack(part).to(start.network.device) for part in parts]
 
 
 def _figures(memory: PeakMemory | None) -> dict:
@@ -100,60 +97,27 @@ def _compiled_pass() -> Callable[..., torch.Tensor]:
     return torch.compile(BatchedSupernet.__call__, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
 
-class _Task(TaskSearch):
-    """One of the tasks: its draws, its alpha and beta, and their optimizer. Its weights are in the batched supernet."""
-
-    def start(self) -> None:
-        self.optimizer = MomentumFreeAdam(
-            self.architecture.parameters(), self.settings.alpha_lr, weight_decay=ALPHA_WEIGHT_DECAY
-        )
-        self._weight_order, self._architecture_order = (
-            self._generator(f"{draw} batches") for draw in ("weight", "architecture")
-        )
-        self._noise_draws = self._generator("noise")
-
-    def epoch(self, size: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The next epoch's batches of a support set of ``size`` images: the weights', and those of alpha and beta."""
-        orders = (self._weight_order, self._architecture_order)
-        weights, architecture = (
-            batches(torch.randperm(size, generator=order), self.settings.batch_size) for order in orders
-        )
-        return weights, architecture
-
-    def noise(self) -> Noise:
-        """The next optimisation step's."""
-        return self._draw_noise(self._noise_draws)
-
-    def keep(self, images: int) -> torch.Tensor:
-        """The next pass's drop-path factors (layers, E, k, N)."""
-        return self.supernet.draw_drop_path(images, self.settings.drop_path_prob, self._drop_path_draws)
-
-
 class BatchedSearch:
     """Searches tasks side by side, each with draws, alpha and beta, weights and Adam of its own.
 
     Args:
-        supernet, architecture: the start of every task; ``supernet`` is written to by :meth:`state` only.
-        indices: the tasks' numbers; with seed and purpose each names its task, as in :class:`TaskSearch`.
+        network: the start of every task; its supernet is written to by :meth:`state` only.
+        draws: name the tasks, as in :class:`TaskSearch`.
 
     Raises:
         ValueError: the settings have something that only a search on the device has.
     """
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        architecture: Architecture,
-        settings: SearchSettings,
-        seed: int,
-        purpose: str,
-        indices: range,
-    ):
-        if settings.sampleno or settings.beta_sampling or settings.split_num > 1 or settings.unrolled:
+    def __init__(self, network: SearchNetwork, settings: SearchSettings, draws: list[Draws]):
+        if settings.sampleno or settings.beta_sampling or settings.schedule.split_num > 1 or settings.unrolled:
             raise ValueError("tasks side by side are adapted as in meta-training: everything gets gradient at once")
         self.settings = settings
-        self.net = BatchedSupernet(supernet, len(indices))
-        self.tasks = [_Task(supernet, deepcopy(architecture), settings, seed, purpose, index) for index in indices]
+        self.net = BatchedSupernet(network.supernet, len(draws))
+        # Of each task its draws, its alpha and beta. Its weights are in the batched supernet.
+        self.tasks = [
+            TaskSearch(SearchNetwork(network.supernet, deepcopy(network.architecture)), settings, task)
+            for task in draws
+        ]
 
     def resident(self) -> list[torch.Tensor]:
         """The tensors that are there before the tasks are adapted: the networks, and alpha and beta."""
@@ -163,47 +127,57 @@ class BatchedSearch:
     def state(self, task: int) -> MetaCell:
         """A task's state with separate cells."""
         self.net.copy_to_supernet(task)
-        return MetaCell.of(self.net.supernet, self.tasks[task].architecture, separate=True)
+        return self.tasks[task].network.state(separate=True)
 
     def adapt(self, images: torch.Tensor, labels: torch.Tensor) -> list[float]:
         """Adapts each task to its support set; returns their mean losses of the last epoch.
 
         Args:
             images: (T, N, C, H, W). labels: (T, N).
+
+        Raises:
+            InputError: a loss is not finite.
         """
         settings, size = self.settings, labels.shape[1]
-        optimizer = BatchedAdam(self.net.weights.values(), settings.w_lr)
-        for task in self.tasks:
-            task.start()
+        weights = BatchedAdam(self.net.weights.values(), settings.w_lr)
+        architectures = [task.new_architecture_optimizer() for task in self.tasks]
+        orders = [BatchOrders(task.draws, size, settings.batch_size) for task in self.tasks]
+        first = True
         for epoch in range(settings.epochs):
             searching = epoch < settings.architecture_epochs
             losses = torch.zeros(len(self.tasks), dtype=torch.float64, device=labels.device)
-            orders = []
-            for task in self.tasks:
-                if searching:
+            if searching:
+                for task in self.tasks:
                     task.normalizer = settings.normalizer.annealed(epoch, settings.architecture_epochs)
-                weights, architecture = task.epoch(size)
-                orders.append(zip(weights, architecture, strict=True))
-            for step in zip(*orders, strict=True):
+            for step in zip(*(order.epoch() for order in orders), strict=True):
                 training, validation = (torch.stack(part) for part in zip(*step, strict=True))
-                noises = [task.noise() for task in self.tasks]
+                noises = [task.draw_noise() for task in self.tasks]
+                validated = None
                 if searching:
-                    self._architecture_step(_taken(images, validation), _taken(labels, validation), noises)
-                done = self._weight_step(_taken(images, training), _taken(labels, training), noises, optimizer)
+                    batch = _taken(images, validation), _taken(labels, validation)
+                    validated = self._architecture_step(*batch, noises, architectures)
+                done = self._weight_step(_taken(images, training), _taken(labels, training), noises, weights)
+                reason = reason_to_diverge(settings, validated, done.sum().item(), first)
+                if reason is not None:
+                    raise InputError(f"a training task diverged, its loss is not finite: {reason}.")
                 losses += done.double() * (training.shape[1] / size)
+                first = False
         return losses.tolist()
 
-    def _architecture_step(self, images: torch.Tensor, labels: torch.Tensor, noises: list[Noise]) -> None:
+    def _architecture_step(self, images, labels, noises: list[Noise], optimizers: list) -> float:
+        """Returns the sum of the tasks' losses before the step."""
         mixtures = self._mixtures(noises)
         parameters = [parameter for task in self.tasks for parameter in task.architecture.parameters()]
-        self._losses(images, labels, mixtures).sum().backward(inputs=parameters)
-        for number, task in enumerate(self.tasks):
+        loss = self._losses(images, labels, mixtures).sum()
+        loss.backward(inputs=parameters)
+        for number, (task, optimizer) in enumerate(zip(self.tasks, optimizers, strict=True)):
             reached = self.net.reached_types(number, mixtures)
             for name, parameter in task.architecture.named_parameters():
                 if name.split(".")[1] not in reached:
                     parameter.grad = None  # it is zero, as other tasks have one: Adam would decay the parameter
-            task.optimizer.step()
-            task.optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
 
     def _weight_step(self, images, labels, noises: list[Noise], optimizer: BatchedAdam) -> torch.Tensor:
         """Returns each task's loss before the step, (T,)."""
@@ -217,9 +191,8 @@ class BatchedSearch:
 
     def _losses(self, images: torch.Tensor, labels: torch.Tensor, mixtures: dict[str, BatchedMixture]) -> torch.Tensor:
         """Each task's mean loss, (T,)."""
-        keep = None
-        if self.settings.drop_path_prob > 0:
-            keep = torch.stack([task.keep(labels.shape[1]) for task in self.tasks], dim=-1)
+        factors = [task.draw_keep(labels.shape[1]) for task in self.tasks]
+        keep = None if factors[0] is None else torch.stack(factors, dim=-1)
         logits = self._run(images, mixtures, keep)
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         return losses.view_as(labels).mean(1)
@@ -232,7 +205,7 @@ class BatchedSearch:
         return self.net(images, mixtures, keep)
 
     def _mixtures(self, noises: list[Noise]) -> dict[str, BatchedMixture]:
-        of_tasks = [task.mixtures(EVERYTHING, noise) for task, noise in zip(self.tasks, noises, strict=True)]
+        of_tasks = [task.mixtures(Choice(noise=noise)) for task, noise in zip(self.tasks, noises, strict=True)]
         return {
             cell_type: BatchedMixture.of([mixtures[cell_type] for mixtures in of_tasks]) for cell_type in of_tasks[0]
         }

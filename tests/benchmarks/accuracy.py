@@ -12,10 +12,11 @@ from statistics import fmean
 
 import torch
 
-from search_space.build import build_supernet, load_meta_cell
+from search_space.evaluation import TEST_TASK, Start
 from search_space.normalizers import Normalizer
-from search_space.task_search import FASTEST, SearchSettings, TaskSearch
-from torchmeta_loader import episode_loader, few_shot_tasks
+from search_space.search_network import SearchNetwork, load_meta_cell
+from search_space.settings import FASTEST, ORDINARY, Schedule, SearchSettings
+from torchmeta_loader import episodes, few_shot_tasks
 from utils.results.intervals import mean_and_ci95
 from utils.run.cli import ArgumentParser, folder, real, run, whole
 from utils.run.progress import progress_bar
@@ -48,27 +49,26 @@ def measure(args) -> dict[tuple[str, bool], list[float]]:
     """The accuracies, from 0 to 1: {(way to search, transductive): one a task}."""
     meta_cell = load_meta_cell(args.meta_cell)
     tasks = few_shot_tasks("omniglot", "test", ways=5, shots=5, queries=15, seed=args.seed, data_path=args.data_path)
-    supernet, architecture = build_supernet(meta_cell.settings, 5, args.seed)
+    network = SearchNetwork.build(meta_cell.settings, 5, args.seed)
     base = SearchSettings(
         epochs=EPOCHS,
         architecture_epochs=EPOCHS,
         batch_size=args.batch_size,
         w_lr=args.w_lr,
         alpha_lr=0.005,
-        split_num=args.split_num,
         normalizer=Normalizer(anneal_mode="none"),
     )
     accuracies = {(name, transductive): [] for name in WAYS_TO_SEARCH for transductive in (True, False)}
-    bar = progress_bar(episode_loader(tasks, range(args.eval_epochs)), "accuracy", "task", 0, args.eval_epochs)
-    for task, batch in enumerate(bar):
-        images, labels, query, query_labels = (tensor[0] for part in ("support", "query") for tensor in batch[part])
+    bar = progress_bar(episodes(tasks, range(args.eval_epochs)), "accuracy", "task", 0, args.eval_epochs)
+    for episode in bar:
         for name, changes in WAYS_TO_SEARCH.items():
-            meta_cell.unfold(supernet, architecture)
-            search = TaskSearch(supernet, architecture, replace(base, **changes), args.seed, "test task", task)
-            search.adapt(images, labels)
+            schedule = Schedule(changes.get("schedule", ORDINARY), args.split_num)
+            settings = replace(base, **{**changes, "schedule": schedule})
+            search = Start(meta_cell, network, settings, args.seed).unfold(TEST_TASK, episode.number)
+            search.adapt(episode.support, episode.support_labels)
             for transductive in (True, False):
                 search.settings = replace(search.settings, transductive=transductive)
-                result = search.classify(query, query_labels, images)
+                result = search.classify(episode.query, episode.query_labels, episode.support)
                 accuracies[name, transductive].append(result.accuracy)
         shown = {name: f"{fmean(accuracies[name, True]):.3f}" for name in ("full", "alpha + beta + step-by-step")}
         bar.set_postfix(shown, refresh=False)

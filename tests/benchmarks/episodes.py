@@ -14,12 +14,14 @@ from statistics import median
 import torch
 
 from models.supernet import SupernetSettings
-from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import SearchSettings, TaskSearch
+from search_space.search_network import SearchNetwork
+from search_space.settings import SearchSettings
+from search_space.task_search import TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episodes, few_shot_tasks
-from utils.run.cli import ArgumentParser, folder, run, whole
-from utils.run.device import CHOICES, choose_device
+from utils.draws import Draws
+from utils.run.cli import DEVICES, ArgumentParser, folder, run, whole
+from utils.run.device import choose_device
 
 WAYS = 5
 # Support images a class, epochs, images of a batch.
@@ -47,7 +49,7 @@ def main():
     parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--rounds", type=whole(1), default=5, help="times that everything is measured")
     parser.add_argument("--tasks", type=whole(1), default=20, help="tasks that are loaded a round")
-    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     args = parser.parse_args()
     device = choose_device(args.device)
     print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds}\n")
@@ -60,18 +62,18 @@ def main():
         )
         torchmeta.images = None
         settings = SupernetSettings(INPUT_SHAPES[dataset][0], 8, 2, 3, (0, 1), FEW_SHOT)
-        supernet, architecture = build_supernet(settings, WAYS, seed=21, device=device)
+        network = SearchNetwork.build(settings, WAYS, seed=21, device=device)
         adaptation = SearchSettings(epochs, 0, batch_size, w_lr=0.005, alpha_lr=0.005)
         rounds = []
         for number in range(args.rounds + 1):  # the first round warms up
             numbers = range(number * args.tasks, (number + 1) * args.tasks)
-            episode = here.load(numbers[0])
-            search = TaskSearch(supernet, architecture, adaptation, 21, "benchmark", number)
+            task = here.load(numbers[0])
+            search = TaskSearch(network, adaptation, Draws(21, "benchmark", number))
             rounds.append(
                 (
                     seconds_per_task(torchmeta, numbers),
                     seconds_per_task(here, numbers),
-                    adapting_seconds(search, episode.support.to(device), episode.support_labels.to(device)),
+                    adapting_seconds(search, task.support.to(device), task.support_labels.to(device)),
                 )
             )
         by_way, loading, adapting = (1000 * median(taken) for taken in zip(*rounds[1:], strict=True))

@@ -14,30 +14,32 @@ import torch
 
 from models.supernet import SupernetSettings
 from models.textbook_norm import with_textbook_norm
-from search_space.build import build_supernet
 from search_space.memory_table import ONE_PAIR, SHAPES, WAYS
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
-from utils.run.cli import ArgumentParser, run, whole
-from utils.run.device import CHOICES, choose_device
+from search_space.search_network import SearchNetwork
+from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
+from search_space.task_search import TaskSearch
+from utils.draws import Draws
+from utils.run.cli import DEVICES, ArgumentParser, run, whole
+from utils.run.device import choose_device
 
 BATCH, SPLIT_NUM = 15, 5
 TEXTBOOK, PLAIN = "plain autograd, all candidates, PyTorch's BN", "plain autograd, all candidates"
 ROWS = {
-    TEXTBOOK: {"schedule": ORDINARY},
-    PLAIN: {"schedule": ORDINARY},
-    "step-by-step, all candidates": {"schedule": FASTEST},
-    "step-by-step, all candidates, leanest": {"schedule": LEANEST},
-    "plain autograd, sampleno 2, one pair": {**ONE_PAIR, "schedule": ORDINARY},
-    "step-by-step, sampleno 2, one pair": {**ONE_PAIR, "schedule": FASTEST},
-    "step-by-step, sampleno 2, one pair, leanest": {**ONE_PAIR, "schedule": LEANEST},
+    TEXTBOOK: {"schedule": Schedule(ORDINARY, SPLIT_NUM)},
+    PLAIN: {"schedule": Schedule(ORDINARY, SPLIT_NUM)},
+    "step-by-step, all candidates": {"schedule": Schedule(FASTEST, SPLIT_NUM)},
+    "step-by-step, all candidates, leanest": {"schedule": Schedule(LEANEST, SPLIT_NUM)},
+    "plain autograd, sampleno 2, one pair": {**ONE_PAIR, "schedule": Schedule(ORDINARY, SPLIT_NUM)},
+    "step-by-step, sampleno 2, one pair": {**ONE_PAIR, "schedule": Schedule(FASTEST, SPLIT_NUM)},
+    "step-by-step, sampleno 2, one pair, leanest": {**ONE_PAIR, "schedule": Schedule(LEANEST, SPLIT_NUM)},
 }
 
 
-def step_seconds(supernet, architecture, images, labels, changes: dict, number: int) -> float:
+def step_seconds(network, images, labels, changes: dict, number: int) -> float:
     """Adapts to a support set of one batch for one epoch: a step. ``number`` settles what is chosen."""
-    settings = SearchSettings(1, 1, BATCH, 0.0, 0.0, split_num=SPLIT_NUM, **changes)
-    search = TaskSearch(supernet, architecture, settings, 0, "benchmark", number)
+    settings = SearchSettings(1, 1, BATCH, 0.0, 0.0, **changes)
+    search = TaskSearch(network, settings, Draws(0, "benchmark", number))
     if images.is_cuda:
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -50,20 +52,21 @@ def step_seconds(supernet, architecture, images, labels, changes: dict, number: 
 def main():
     parser = ArgumentParser(prog="step_by_step.py", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=whole(1), default=5, help="times that each way is run")
-    parser.add_argument("--device", choices=CHOICES, default="auto", help="auto: a GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     args = parser.parse_args()
     device = choose_device(args.device)
     print(f"{device}, {torch.get_num_threads()} threads, median of {args.rounds}\n")
     for name, shape in SHAPES.items():
-        network = SupernetSettings(shape[0], 28, 4, 3, (1, 3), FEW_SHOT)
-        supernet, architecture = build_supernet(network, WAYS, seed=0, device=device)
+        settings = SupernetSettings(shape[0], 28, 4, 3, (1, 3), FEW_SHOT)
+        network = SearchNetwork.build(settings, WAYS, seed=0, device=device)
         images, labels = torch.rand(BATCH, *shape, device=device), torch.arange(BATCH, device=device) % WAYS
-        textbook = with_textbook_norm(supernet).to(memory_format=torch.channels_last)
+        textbook = with_textbook_norm(network.supernet).to(memory_format=torch.channels_last)
+        textbook = SearchNetwork(textbook, network.architecture)
         seconds = {row: [] for row in ROWS}
         for number in range(-1, args.rounds):  # the first round warms up
             for row, changes in ROWS.items():
-                net = textbook if row == TEXTBOOK else supernet
-                taken = step_seconds(net, architecture, images, labels, changes, number)
+                net = textbook if row == TEXTBOOK else network
+                taken = step_seconds(net, images, labels, changes, number)
                 if number >= 0:
                     seconds[row].append(taken)
         print(f"| {name} | seconds a step | of plain autograd | of it with PyTorch's BN |\n| --- | --- | --- | --- |")

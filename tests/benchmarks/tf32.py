@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search_space.build import build_supernet, load_meta_cell
+from search_space.evaluation import TEST_TASK, Start
 from search_space.normalizers import Normalizer
-from search_space.task_search import SearchSettings, TaskSearch
-from torchmeta_loader import episode_loader, few_shot_tasks
+from search_space.search_network import SearchNetwork, load_meta_cell
+from search_space.settings import SearchSettings
+from torchmeta_loader import episodes, few_shot_tasks
+from utils.data.episode import Episode
 from utils.results.intervals import mean_and_ci95
 from utils.run.cli import ArgumentParser, folder, real, run, whole
 from utils.run.progress import progress_bar
@@ -64,28 +66,24 @@ def parse_args():
     return parser.parse_args()
 
 
-def accuracy(search: TaskSearch, batch: list[torch.Tensor]) -> float:
+def accuracy(start: Start, episode: Episode) -> float:
     """Of a task on its queries, after adapting to its support set."""
-    images, labels, query, query_labels = batch
-    search.adapt(images, labels)
-    return search.classify(query, query_labels, images).accuracy
+    search = start.unfold(TEST_TASK, episode.number)
+    search.adapt(episode.support, episode.support_labels)
+    return search.classify(episode.query, episode.query_labels, episode.support).accuracy
 
 
 def main():
     args = parse_args()
     meta_cell = load_meta_cell(args.meta_cell)
     tasks = few_shot_tasks("omniglot", "test", ways=5, shots=1, queries=15, seed=args.seed, data_path=args.data_path)
-    supernet, architecture = build_supernet(meta_cell.settings, 5, args.seed)
     settings = SearchSettings(10, 10, 10, args.w_lr, 0.005, normalizer=Normalizer(anneal_mode="none"))
+    start = Start(meta_cell, SearchNetwork.build(meta_cell.settings, 5, args.seed), settings, args.seed)
     accuracies = {"float32": [], "TF32": []}
-    loader = episode_loader(tasks, range(args.eval_epochs))
-    for task, parts in enumerate(progress_bar(loader, "tf32", "task", 0, args.eval_epochs)):
-        batch = [tensor[0] for part in ("support", "query") for tensor in parts[part]]
+    for episode in progress_bar(episodes(tasks, range(args.eval_epochs)), "tf32", "task", 0, args.eval_epochs):
         for name, rounding in (("float32", nullcontext()), ("TF32", TF32Products())):
-            meta_cell.unfold(supernet, architecture)
             with rounding:
-                search = TaskSearch(supernet, architecture, settings, args.seed, "test task", task)
-                accuracies[name].append(accuracy(search, batch))
+                accuracies[name].append(accuracy(start, episode))
     print("| factors | accuracy, 5-way 1-shot | paired difference |")
     print("| --- | --- | --- |")
     for name, values in accuracies.items():

@@ -21,13 +21,15 @@ import torch
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
-from search_space.build import build_supernet
+from search_space.batches import batches
+from search_space.evaluation import Start
 from search_space.meta.batched_search import adapt_tasks
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import SearchSettings, batches
+from search_space.search_network import SearchNetwork
+from search_space.settings import SearchSettings
 from tests.benchmarks.textbook import Textbook
+from utils.data.episode import Episode
 from utils.run.cli import ArgumentParser, run, whole
 
 WAYS, SUPPORT, BATCH, EPOCHS = 5, 75, 20, 5  # EPOCHS: those of a published task
@@ -75,30 +77,28 @@ def breakdown(run_once) -> dict[str, float]:
 
 
 @cache
-def start(channels: int) -> tuple:
-    """The meta-cell, supernet and architecture that every task starts from."""
-    network = SupernetSettings(1, channels, 4, 3, (1, 3), FEW_SHOT)
-    supernet, architecture = build_supernet(network, WAYS, seed=0)
-    return MetaCell.of(supernet, architecture, separate=False), supernet, architecture
+def start(channels: int) -> Start:
+    """What every task starts from."""
+    network = SearchNetwork.build(SupernetSettings(1, channels, 4, 3, (1, 3), FEW_SHOT), WAYS, seed=0)
+    return Start(network.state(separate=False), network, SETTINGS, seed=0)
 
 
-def task_set(tasks: int) -> list[torch.Tensor]:
-    """Support images (tasks, SUPPORT, 1, 28, 28) and labels (tasks, SUPPORT), then the queries, which go unused."""
-    labels = (torch.arange(SUPPORT) % WAYS).repeat(tasks, 1)
-    images = torch.rand(tasks, SUPPORT, 1, 28, 28)
-    return [images, labels, images[:, :WAYS], labels[:, :WAYS]]
+def task_set(tasks: int) -> list[Episode]:
+    """Images of noise; the queries go unused."""
+    labels, images = torch.arange(SUPPORT) % WAYS, torch.rand(tasks, SUPPORT, 1, 28, 28)
+    return [Episode(n, each, labels, each[:WAYS], labels[:WAYS], ("",) * WAYS) for n, each in enumerate(images)]
 
 
 def ours(channels: int, tasks: int, threads: int) -> None:
     """Adapts ``tasks`` side by side for one epoch."""
     torch.set_num_threads(threads)
-    adapt_tasks(*start(channels), SETTINGS, 0, 0, task_set(tasks), measure=False)
+    adapt_tasks(start(channels), task_set(tasks), measure=False)
 
 
 def textbook(net: Textbook, threads: int) -> None:
     torch.set_num_threads(threads)
-    images, labels, _, _ = task_set(1)
-    textbook_epoch(net, images[0], labels[0])
+    (task,) = task_set(1)
+    textbook_epoch(net, task.support, task.support_labels)
 
 
 def in_processes(pool: ProcessPoolExecutor, processes: int, channels: int, tasks: int) -> None:

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from models.meta_cell import MetaCell, first_fold, second_fold
-from search_space.build import build_supernet
 from search_space.primitives import FEW_SHOT, FULL_TASK
-from tests.helpers import tiny_settings, tiny_supernet
+from tests.helpers import build_supernet, tiny_settings, tiny_supernet
 from utils.errors import InputError
 
 # Every kind of place: normal, reduction, after a reduction, a reduction after a reduction.

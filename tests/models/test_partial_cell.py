@@ -9,9 +9,17 @@ from models.meta_cell import MetaCell
 from models.partial_cell import PartialCell
 from models.search_cell import SearchCell
 from models.supernet import Supernet
-from search_space.build import build_supernet, load_meta_cell
 from search_space.primitives import FEW_SHOT, FULL_TASK
-from tests.helpers import Mixing, copy_parameters, random_images, reference_supernet, tiny_settings, tiny_supernet
+from search_space.search_network import load_meta_cell
+from tests.helpers import (
+    Mixing,
+    build_supernet,
+    copy_parameters,
+    random_images,
+    reference_supernet,
+    tiny_settings,
+    tiny_supernet,
+)
 from tests.models.test_supernet import IMAGES, assert_equals_reference, mixtures_of
 from utils.errors import InputError
 

@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from search_space.architecture import Architecture, Choice, input_groups
-from search_space.build import build_supernet
 from search_space.normalizers import AnnealedNormalizer
-from tests.helpers import TYPES, edges_of, tiny_settings
+from tests.helpers import (
+    TYPES,
+    build_supernet,
+    edges_of,
+    tiny_settings,
+)
 
 SOFTMAX = AnnealedNormalizer("softmax", 1.0, 0.0)
 
@@ -138,10 +142,10 @@ def test_noise_is_that_of_the_edge_and_of_the_node(edge_weights):
     noise = architecture.draw_noise(torch.Generator().manual_seed(2))
     assert {name: n.shape for name, n in noise.items()} == {n: p.shape for n, p in architecture.named_parameters()}
     rows = [normalizer(alpha, noise[f"alpha.normal.{edge}"]) for edge, alpha in enumerate(architecture.alpha["normal"])]
-    noisy = architecture.op_probabilities("normal", normalizer, noise=noise)
+    noisy = architecture.op_probabilities("normal", normalizer, Choice(noise=noise))
     torch.testing.assert_close(noisy, torch.stack(rows))
     assert (noisy - architecture.op_probabilities("normal", normalizer)).abs().max() > 0.1
-    weights, without = (architecture.edge_weights("normal", normalizer, draw) for draw in (noise, None))
+    weights, without = (architecture.edge_weights("normal", normalizer, Choice(noise=draw)) for draw in (noise, None))
     assert (weights - without).abs().max() > 0.1
 
 

@@ -8,7 +8,7 @@ import torch
 
 from search_space import memory_table
 from search_space.memory_table import ROWS, as_markdown, draw
-from search_space.task_search import FASTEST, ORDINARY
+from search_space.settings import FASTEST, ORDINARY, Schedule
 
 CPU = torch.device("cpu")
 
@@ -70,8 +70,8 @@ def test_command_measures_and_writes_all_three_files(tiny):
 
 def test_rows_are_the_savers_one_by_one():
     savers = list(ROWS.values())
-    assert savers[0] == {"split_num": 1, "schedule": ORDINARY}
-    assert savers[1] == {"sampleno": 2, "schedule": ORDINARY}
-    assert savers[2] == {"sampleno": 2, "beta_sampling": True, "schedule": ORDINARY}
-    assert savers[3] == {"sampleno": 2, "beta_sampling": True, "schedule": FASTEST}
-    assert savers[-1] == {"schedule": FASTEST}
+    assert savers[0] == {"schedule": Schedule(ORDINARY)}
+    assert savers[1] == {"sampleno": 2, "schedule": Schedule(ORDINARY, 5)}
+    assert savers[2] == {"sampleno": 2, "beta_sampling": True, "schedule": Schedule(ORDINARY, 5)}
+    assert savers[3] == {"sampleno": 2, "beta_sampling": True, "schedule": Schedule(FASTEST, 5)}
+    assert savers[-1] == {"schedule": Schedule(FASTEST, 5)}

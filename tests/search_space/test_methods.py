@@ -1,6 +1,5 @@
 """What each way to search is: its supernet, its settings, and what of it gets gradient."""
 
-from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, combinations
@@ -11,12 +10,20 @@ from torch.nn import functional as F
 
 from models.step_by_step import MicroBatch, step_by_step_backward
 from search_space.architecture import Architecture
-from search_space.flags.shared import normalizer
+from search_space.flags.shared import AdaptationFlags
 from search_space.methods import METHODS, method_flags, network_of, settings_of
 from search_space.normalizers import AnnealedNormalizer, Normalizer
 from search_space.selection import Selector
-from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, TaskSearch
-from tests.helpers import TYPES, WAYS, random_images, tiny_settings, tiny_supernet
+from search_space.settings import FASTEST, LEANEST, ORDINARY, SearchSettings
+from tests.helpers import (
+    TYPES,
+    WAYS,
+    changed,
+    random_images,
+    start_search,
+    tiny_settings,
+    tiny_supernet,
+)
 from utils.errors import InputError
 
 SHARED = SearchSettings(
@@ -57,7 +64,7 @@ def test_flags_that_a_method_settles_say_what_it_takes(name):
     flags = method_flags(name)
     assert bool(flags) == (name in ("darts", "pcdarts"))
     if flags:
-        assert normalizer(Namespace(**flags)) == PLAIN["normalizer"]
+        assert AdaptationFlags(**flags).annealing() == PLAIN["normalizer"]
         assert flags["alpha_prune_threshold"] == PLAIN["prune_threshold"]
 
 
@@ -83,19 +90,8 @@ def test_darts_takes_a_plain_softmax_all_along(name, epoch):
     assert normalizer(logits).tolist() == pytest.approx([e / sum(exponentials) for e in exponentials], rel=1e-5)
 
 
-@pytest.mark.parametrize("schedule", [FASTEST, LEANEST])
-@pytest.mark.parametrize("name", METHODS)
-def test_partial_channels_are_not_back_propagated_step_by_step(name, schedule):
-    shared = replace(SHARED, schedule=schedule)
-    if name != "pcdarts":
-        assert settings_of(name, shared, 2, True, True).schedule == schedule
-        return
-    with pytest.raises(InputError, match="--step_by_step 0"):
-        settings_of(name, shared, 2, True, True)
-
-
 def test_second_order_stays():
-    assert settings_of("darts", replace(SHARED, unrolled=True), 2, True, True).unrolled
+    assert settings_of("darts", changed(SHARED, unrolled=True), 2, True, True).unrolled
 
 
 # --- Supernets ------------------------------------------------------------------------------------------------------
@@ -155,8 +151,8 @@ def test_step_by_step_equals_ordinary_back_propagation(edge_weights, of_weights,
 def test_every_method_adapts(name, unrolled):
     network = network_of(name, network_for(name))
     supernet, architecture = tiny_supernet(**{field: getattr(network, field) for field in (*PARTIAL, "edge_weights")})
-    shared = replace(SHARED, unrolled=unrolled, normalizer=Normalizer(), schedule=ORDINARY)
-    search = TaskSearch(supernet, architecture, settings_of(name, shared, 2, True, True), 0, "test task", 0)
+    shared = changed(SHARED, unrolled=unrolled, normalizer=Normalizer(), schedule=ORDINARY)
+    search = start_search(supernet, architecture, settings_of(name, shared, 2, True, True), 0, "test task", 0)
     before = {n: p.detach().clone() for m in (supernet, architecture) for n, p in m.named_parameters()}
     loss = search.adapt(random_images(12), torch.arange(12) % WAYS)
     assert 0 < loss < 10

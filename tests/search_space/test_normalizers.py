@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from search_space.normalizers import AnnealedNormalizer, Normalizer, gumbel_noise
+from search_space.architecture import gumbel_noise
+from search_space.normalizers import AnnealedNormalizer, Normalizer
 
 LOGITS = [0.5, -1.0, 2.0, 0.0]
 

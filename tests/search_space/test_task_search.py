@@ -1,6 +1,5 @@
 """One task's search against a plain loop over the reference supernet, with torch's own Adam."""
 
-from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise
 
@@ -11,23 +10,24 @@ from torch.nn import functional as F
 
 from models import merged_candidates
 from search_space.architecture import EVERYTHING
+from search_space.batches import Batch, batches, micro_batches, query_batches
 from search_space.normalizers import Normalizer
 from search_space.primitives import FEW_SHOT
-from search_space.task_search import (
-    FASTEST,
-    LEANEST,
-    ORDINARY,
-    SearchSettings,
-    TaskSearch,
-    batches,
-    chunk_count,
-    chunks,
-    query_batches,
+from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
+from tests.helpers import (
+    WAYS,
+    Mixing,
+    changed,
+    copy_parameters,
+    edges_of,
+    random_images,
+    reference_supernet,
+    start_search,
+    tiny_supernet,
 )
-from tests.helpers import WAYS, Mixing, copy_parameters, edges_of, random_images, reference_supernet, tiny_supernet
 
 # Ordinary back-propagation: step by step, the supernet's hooks do not see the passes of adapting.
-PLAIN = SearchSettings(epochs=2, architecture_epochs=2, batch_size=6, w_lr=0.01, alpha_lr=0.02, schedule=ORDINARY)
+PLAIN = SearchSettings(epochs=2, architecture_epochs=2, batch_size=6, w_lr=0.01, alpha_lr=0.02)
 SUPPORT = 15  # batches of 6, 6 and 3
 ALPHA_BETA_DECAY = 1e-3
 
@@ -43,7 +43,7 @@ class Watched:
         self.supernet, self.architecture = tiny_supernet(**net)
         self.net = self.supernet.settings
         self.before = copy_parameters(self.supernet, self.architecture)
-        self.search = TaskSearch(self.supernet, self.architecture, settings, seed, "test task", index)
+        self.search = start_search(self.supernet, self.architecture, settings, seed, "test task", index)
         self.images, self.labels = support_set(number)
         self.passes, self.mixtures, self.keeps, self.logits = [], [], [], []
         self.choices, self.temperatures, self.steps_left, self.alphas = [], [], [], []
@@ -126,9 +126,9 @@ def test_batches_take_a_remainder_of_one_into_their_neighbour(number, size, expe
 )
 def test_split_num_is_lowered_so_that_no_chunk_holds_a_single_image(number, split_num, expected):
     batch = torch.arange(number)
-    parts = chunks(batch, split_num)
+    parts = micro_batches(batch, Schedule(ORDINARY, split_num))
     assert [len(part) for part in parts] == expected
-    assert chunk_count(number, split_num) == len(expected)
+    assert Schedule(ORDINARY, split_num).count(number) == len(expected)
     assert torch.equal(torch.cat(list(parts)), batch)
 
 
@@ -138,9 +138,9 @@ def test_split_num_is_lowered_so_that_no_chunk_holds_a_single_image(number, spli
 )
 def test_split_num_is_lowered_so_that_chunks_are_not_too_small(number, split_num, smallest, expected):
     batch = torch.arange(number)
-    parts = chunks(batch, split_num, smallest)
+    parts = micro_batches(batch, Schedule(ORDINARY, split_num, smallest))
     assert [len(part) for part in parts] == expected
-    assert chunk_count(number, split_num, smallest) == len(expected)
+    assert Schedule(ORDINARY, split_num, smallest).count(number) == len(expected)
     assert torch.equal(torch.cat(list(parts)), batch)
 
 
@@ -204,7 +204,7 @@ def reference_adaptation(watched: Watched, settings: SearchSettings, sizes: list
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("fused", [False, True], ids=["plain Adam", "fused Adam"])
 def test_adaptation_equals_a_plain_loop(selection, split_num, fused):
-    settings = replace(PLAIN, epochs=4, architecture_epochs=4, split_num=split_num, **SELECTIONS[selection])
+    settings = changed(PLAIN, epochs=4, architecture_epochs=4, split_num=split_num, **SELECTIONS[selection])
     watched = Watched(settings, layers=3, reduction_layers=(1,)).adapt()
     weights, architecture, loss = reference_adaptation(watched, settings, [6, 6, 3], fused)
     assert watched.loss == pytest.approx(loss, rel=1e-5)
@@ -223,13 +223,13 @@ def test_each_epoch_shuffles_the_support_set_twice():
 
 
 def test_chunks_of_a_batch():
-    watched = Watched(replace(PLAIN, split_num=4, epochs=1, architecture_epochs=1)).adapt()
+    watched = Watched(changed(PLAIN, split_num=4, epochs=1, architecture_epochs=1)).adapt()
     sizes = [[[len(part) for part in parts] for parts in step] for step in watched.steps([6, 6, 3])]
     assert sizes == [[[2, 2, 2]] * 2, [[2, 2, 2]] * 2, [[3]] * 2]
 
 
 def test_chunks_of_the_smallest_size_and_more():
-    watched = Watched(replace(PLAIN, split_num=4, smallest_chunk=3, epochs=1, architecture_epochs=1)).adapt()
+    watched = Watched(changed(PLAIN, split_num=4, smallest=3, epochs=1, architecture_epochs=1)).adapt()
     sizes = [[[len(part) for part in parts] for parts in step] for step in watched.steps([6, 6, 3])]
     assert sizes == [[[3, 3]] * 2, [[3, 3]] * 2, [[3]] * 2]
 
@@ -240,7 +240,7 @@ def test_remainder_of_one_image_is_never_a_batch_of_its_own():
 
 
 def test_steps_left_count_the_batches_and_temperature_the_epochs():
-    settings = replace(PLAIN, epochs=4, architecture_epochs=4, sampleno=2)
+    settings = changed(PLAIN, epochs=4, architecture_epochs=4, sampleno=2)
     watched = Watched(settings).adapt()
     assert watched.steps_left == list(range(12, 0, -1))
     assert watched.temperatures == pytest.approx([1.0] * 3 + [0.7] * 3 + [0.4] * 3 + [0.1] * 3)
@@ -248,7 +248,7 @@ def test_steps_left_count_the_batches_and_temperature_the_epochs():
 
 
 def test_choices_follow_the_updates_of_the_task_once_there_are_six():
-    settings = replace(PLAIN, epochs=24, architecture_epochs=24, batch_size=20, sampleno=1, prune_threshold=0.0)
+    settings = changed(PLAIN, epochs=24, architecture_epochs=24, batch_size=20, sampleno=1, prune_threshold=0.0)
     watched = Watched(settings).adapt()
     alphas = torch.stack(watched.alphas)  # before each of the 24 steps
     best = []
@@ -261,7 +261,7 @@ def test_choices_follow_the_updates_of_the_task_once_there_are_six():
 
 
 def test_weights_only_leaves_alpha_and_beta_alone_at_t_max():
-    watched = Watched(replace(PLAIN, architecture_epochs=0)).adapt()
+    watched = Watched(changed(PLAIN, architecture_epochs=0)).adapt()
     assert [len(part) for part in watched.passes] == [6, 6, 3] * 2
     assert set(watched.temperatures) == {1.0}
     for name, tensor in watched.before[1].items():
@@ -269,7 +269,7 @@ def test_weights_only_leaves_alpha_and_beta_alone_at_t_max():
 
 
 def test_choice_is_made_once_per_step_and_serves_both_gradients():
-    watched = Watched(replace(PLAIN, split_num=2, sampleno=2, beta_sampling=True)).adapt()
+    watched = Watched(changed(PLAIN, split_num=2, sampleno=2, beta_sampling=True)).adapt()
     assert len(watched.choices) == 6
     trained = [tuple(str(mixture[kind][1]) for kind in sorted(mixture)) for mixture in watched.mixtures]
     passes = iter(trained)
@@ -281,7 +281,7 @@ def test_choice_is_made_once_per_step_and_serves_both_gradients():
 
 
 def test_a_tensor_that_got_no_gradient_is_not_stepped():
-    settings = replace(PLAIN, epochs=1, architecture_epochs=1, batch_size=20, sampleno=1, beta_sampling=True)
+    settings = changed(PLAIN, epochs=1, architecture_epochs=1, batch_size=20, sampleno=1, beta_sampling=True)
     watched = Watched(settings, reduction_layers=()).adapt()
     (choice,) = watched.choices
     after, (weights, architecture) = watched.after(), watched.before
@@ -310,7 +310,7 @@ def test_same_name_same_result_whatever_the_global_generator_does():
     results = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        watched = Watched(replace(PLAIN, sampleno=2, beta_sampling=True, drop_path_prob=0.2)).adapt()
+        watched = Watched(changed(PLAIN, sampleno=2, beta_sampling=True, drop_path_prob=0.2)).adapt()
         results.append((watched.loss, *(t for part in watched.after() for t in part.values())))
         assert torch.equal(torch.get_rng_state(), torch.manual_seed(seed).get_state())
     assert results[0][0] == results[1][0]
@@ -329,11 +329,11 @@ def test_kind_of_search_does_not_change_the_batches():
         *({"drop_path_prob": 0.3}, {"normalizer": Normalizer("gumbel_softmax")}, {"transductive": False}),
     ]
     for kind in kinds:
-        assert Watched(replace(PLAIN, **kind)).adapt().passes == expected, kind
+        assert Watched(changed(PLAIN, **kind)).adapt().passes == expected, kind
 
 
 def test_gumbel_noise_is_drawn_once_per_step():
-    settings = replace(PLAIN, normalizer=Normalizer("gumbel_softmax"), alpha_lr=0.0, split_num=3)
+    settings = changed(PLAIN, normalizer=Normalizer("gumbel_softmax"), alpha_lr=0.0, split_num=3)
     watched = Watched(settings).adapt()
     coefficients = iter(mixture["normal"][0] for mixture in watched.mixtures)
     of_steps = [[next(coefficients) for parts in step for _ in parts] for step in watched.steps([6, 6, 3])]
@@ -345,14 +345,14 @@ def test_gumbel_noise_is_drawn_once_per_step():
 
 
 def test_no_noise_when_testing():
-    watched = Watched(replace(PLAIN, normalizer=Normalizer("gumbel_softmax"), prune_threshold=0.0))
+    watched = Watched(changed(PLAIN, normalizer=Normalizer("gumbel_softmax"), prune_threshold=0.0))
     watched.search.classify(watched.images, watched.labels, watched.images)
     expected = torch.softmax(watched.before[1]["alpha.normal.0"], -1)  # edge (0, 0) has the whole weight of its pair
     torch.testing.assert_close(watched.mixtures[0]["normal"][0][0], expected.detach())
 
 
 def test_drop_path_is_of_adapting_only():
-    watched = Watched(replace(PLAIN, drop_path_prob=0.5, split_num=2)).adapt()
+    watched = Watched(changed(PLAIN, drop_path_prob=0.5, split_num=2)).adapt()
     assert [keep.shape for keep in watched.keeps] == [(2, 5, 7, len(part)) for part in watched.passes]
     number = len(watched.keeps)
     watched.search.classify(watched.images, watched.labels, watched.images)
@@ -363,7 +363,7 @@ def test_drop_path_is_of_adapting_only():
 
 def test_each_task_starts_with_fresh_optimizers():
     """Adam's first step is lr times the gradient's sign: with a second adaptation so again."""
-    settings = replace(PLAIN, epochs=1, architecture_epochs=0, batch_size=20, prune_threshold=0.0)
+    settings = changed(PLAIN, epochs=1, architecture_epochs=0, batch_size=20, prune_threshold=0.0)
     watched = Watched(settings)
     for _ in range(2):
         before = watched.after()[0]
@@ -385,7 +385,7 @@ CASES = {
         "sampleno": 1,
         "beta_sampling": True,
         "split_num": 3,
-        "smallest_chunk": 3,
+        "smallest": 3,
         "drop_path_prob": 0.2,
         "normalizer": Normalizer("gumbel_softmax"),
         "transductive": False,
@@ -403,7 +403,7 @@ def test_every_schedule_ends_at_the_same(case):
     """Weights, alpha, beta, running statistics and loss, after the same draws."""
     runs = {}
     for schedule in (ORDINARY, *STEP_BY_STEP):
-        settings = replace(PLAIN, schedule=schedule, **CASES[case])
+        settings = changed(PLAIN, schedule=schedule, **CASES[case])
         runs[schedule] = Watched(settings, layers=3, reduction_layers=(1,)).adapt()
     expected = runs[ORDINARY]
     assert expected.passes
@@ -426,7 +426,7 @@ def test_the_order_of_steps_of_a_schedule_is_the_same_for_the_same_name(schedule
     runs = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        settings = replace(PLAIN, sampleno=2, beta_sampling=True, drop_path_prob=0.2, schedule=schedule)
+        settings = changed(PLAIN, sampleno=2, beta_sampling=True, drop_path_prob=0.2, schedule=schedule)
         runs.append(Watched(settings).adapt())
         assert torch.equal(torch.get_rng_state(), torch.manual_seed(seed).get_state())
     assert runs[0].loss == runs[1].loss
@@ -439,8 +439,8 @@ def test_step_by_step_a_tensor_that_gets_no_gradient_is_not_stepped(schedule):
     """... and what gets one is what gets it by ordinary back-propagation."""
     moved = {}
     for each in (ORDINARY, schedule):
-        settings = replace(PLAIN, epochs=1, architecture_epochs=1, batch_size=20, sampleno=1, beta_sampling=True)
-        watched = Watched(replace(settings, schedule=each), reduction_layers=()).adapt()
+        settings = changed(PLAIN, epochs=1, architecture_epochs=1, batch_size=20, sampleno=1, beta_sampling=True)
+        watched = Watched(changed(settings, schedule=each), reduction_layers=()).adapt()
         after = watched.after()
         moved[each] = [
             {name for name, tensor in before.items() if not torch.equal(after[part][name], tensor)}
@@ -454,12 +454,12 @@ def test_gradients_are_accumulated_over_the_chunks_and_shared_out_by_their_sizes
     """Of the public gradients themselves, without an optimizer: a batch's is the mean over its images' chunks."""
     gradients = []
     for schedule in (ORDINARY, *STEP_BY_STEP):
-        watched = Watched(replace(PLAIN, schedule=schedule, split_num=2))
+        watched = Watched(changed(PLAIN, schedule=schedule, split_num=2))
         batch = torch.tensor([0, 1, 2, 4, 8])  # chunks of three and two images
-        watched.search.architecture_gradient(watched.images, watched.labels, batch, EVERYTHING, None)
+        watched.search.architecture_gradient(Batch(watched.images, watched.labels, batch), EVERYTHING)
         assert all(parameter.grad is None for parameter in watched.supernet.parameters())
         of_architecture = [parameter.grad.clone() for parameter in watched.architecture.parameters()]
-        loss = watched.search.weight_gradient(watched.images, watched.labels, batch, EVERYTHING, None)
+        loss = watched.search.weight_gradient(Batch(watched.images, watched.labels, batch), EVERYTHING)
         assert loss.shape == (2,)  # and the share of right answers
         assert not loss.requires_grad
         for parameter, gradient in zip(watched.architecture.parameters(), of_architecture, strict=True):
@@ -495,7 +495,7 @@ def queries(number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_transductive_classification_normalises_a_query_batch_by_itself(adapted):
-    watched = Watched(replace(PLAIN, prune_threshold=0.05))
+    watched = Watched(changed(PLAIN, prune_threshold=0.05))
     if adapted:
         watched.adapt()
     images, labels = queries(9)
@@ -512,7 +512,7 @@ def test_transductive_classification_normalises_a_query_batch_by_itself(adapted)
 
 
 def inductive(split_num: int = 3) -> Watched:
-    settings = replace(PLAIN, transductive=False, split_num=split_num, prune_threshold=0.0)
+    settings = changed(PLAIN, transductive=False, split_num=split_num, prune_threshold=0.0)
     return Watched(settings).adapt()
 
 
@@ -561,7 +561,7 @@ def test_inductive_statistics_are_the_cumulative_average_over_one_pass_of_the_su
 def test_average_of_batch_statistics_is_that_of_torch(split_num, monkeypatch):
     """nn.BatchNorm2d's own cumulative average, over the same micro-batches."""
     monkeypatch.setattr(merged_candidates, "SMALL", 0)
-    watched = Watched(replace(PLAIN, transductive=False, split_num=split_num)).adapt()
+    watched = Watched(changed(PLAIN, transductive=False, split_num=split_num)).adapt()
     norms = [norm for norm in watched.supernet.modules() if isinstance(norm, nn.BatchNorm2d)]
     references = [nn.BatchNorm2d(norm.num_features, momentum=None, affine=False).double() for norm in norms]
 
@@ -585,7 +585,7 @@ def test_average_of_batch_statistics_is_that_of_torch(split_num, monkeypatch):
 def test_testing_is_the_same_whatever_the_schedule_of_adapting(transductive):
     results = []
     for schedule in (ORDINARY, *STEP_BY_STEP):
-        watched = Watched(replace(PLAIN, transductive=transductive, split_num=2, schedule=schedule)).adapt()
+        watched = Watched(changed(PLAIN, transductive=transductive, split_num=2, schedule=schedule)).adapt()
         result = watched.search.classify(*queries(9), watched.images)
         results.append((result.accuracy, result.loss, torch.cat(watched.logits[-9 if not transductive else -2 :])))
     for accuracy, loss, logits in results[1:]:
@@ -608,14 +608,14 @@ def test_inductive_logits_do_not_depend_on_the_other_queries():
 
 def test_testing_changes_no_parameter():
     for transductive in (True, False):
-        watched = Watched(replace(PLAIN, transductive=transductive))
+        watched = Watched(changed(PLAIN, transductive=transductive))
         watched.search.classify(*queries(6), watched.images)
         for before, after in zip(watched.before, watched.after(), strict=True):
             assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_adaptation_after_an_inductive_test_is_that_without_it():
-    tested, untested = (Watched(replace(PLAIN, transductive=False)) for _ in range(2))
+    tested, untested = (Watched(changed(PLAIN, transductive=False)) for _ in range(2))
     tested.search.classify(*queries(6), tested.images)
     tested.adapt()
     untested.adapt()

@@ -1,7 +1,5 @@
 """Second-order DARTS against the exact derivative, taken by autograd through the weight step, and by brute force."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,9 +7,18 @@ from torch.nn import functional as F
 from models.batch_norm import BatchNorm
 from search_space import unrolled
 from search_space.architecture import EVERYTHING
+from search_space.batches import Batch
 from search_space.normalizers import Normalizer
-from search_space.task_search import FASTEST, LEANEST, ORDINARY, Batch, SearchSettings, TaskSearch
-from tests.helpers import WAYS, copy_parameters, random_images, reference_supernet, tiny_supernet
+from search_space.settings import FASTEST, LEANEST, ORDINARY, SearchSettings
+from tests.helpers import (
+    WAYS,
+    changed,
+    copy_parameters,
+    random_images,
+    reference_supernet,
+    start_search,
+    tiny_supernet,
+)
 
 TRAINING, VALIDATION = torch.arange(6), torch.arange(6, 10)
 W_LR = 0.5  # so large that what the second order adds is as large as the first
@@ -41,15 +48,15 @@ class Problem:
         for norm in self.supernet.modules():
             if isinstance(norm, BatchNorm):
                 norm.running_mean.normal_(generator=generator)
-        self.settings = replace(SETTINGS, **(settings or {}))
-        self.search = TaskSearch(self.supernet, self.architecture, self.settings, 0, "test task", 0)
+        self.settings = changed(SETTINGS, **(settings or {}))
+        self.search = start_search(self.supernet, self.architecture, self.settings, 0, "test task", 0)
         self.images, self.labels = random_images(10), torch.arange(10) % WAYS
         self.training, self.validation = (Batch(self.images, self.labels, i) for i in (TRAINING, VALIDATION))
 
-    def unrolled(self, w_lr: float = W_LR, choice=EVERYTHING, noise=None) -> list[torch.Tensor | None]:
+    def unrolled(self, w_lr: float = W_LR, choice=EVERYTHING) -> list[torch.Tensor | None]:
         self.architecture.zero_grad()
         batches = (self.training, self.validation)
-        self.result = unrolled.unrolled_architecture_gradient(self.search, *batches, w_lr, choice, noise)
+        self.result = unrolled.unrolled_architecture_gradient(self.search, *batches, w_lr, choice)
         return self.gradients()
 
     def gradients(self) -> list[torch.Tensor | None]:
@@ -60,7 +67,7 @@ class Problem:
         weights, variables = copy_parameters(self.supernet, self.architecture)
 
         def loss(weights, batch):
-            parts = batch.tensor_split(self.settings.split_num)
+            parts = batch.tensor_split(self.settings.schedule.split_num)
             losses = [
                 F.cross_entropy(
                     reference_supernet(self.supernet.settings, weights, variables, self.images[part]),
@@ -143,13 +150,13 @@ def test_gradient_is_the_formula_by_brute_force(schedule):
     search, supernet = problem.search, problem.supernet
     noise = problem.architecture.draw_noise(torch.Generator().manual_seed(4))
     choice = search.selector.choose(search.normalizer, 0.0, 1, noise)
-    actual = problem.unrolled(W_LR, choice, noise)
+    actual = problem.unrolled(W_LR, choice)
 
     weights, variables = list(supernet.parameters()), list(problem.architecture.parameters())
     start = [weight.detach().clone() for weight in weights]
 
     def gradients(batch, of):
-        logits = supernet(problem.images[batch], search.mixtures(choice, noise))
+        logits = supernet(problem.images[batch], search.mixtures(choice))
         return torch.autograd.grad(F.cross_entropy(logits, problem.labels[batch]), of, allow_unused=True)
 
     def put(slopes, factor):
@@ -177,7 +184,7 @@ def test_without_a_step_it_is_the_first_order(schedule):
     problem = Problem({"schedule": schedule, "split_num": 2}, **DARTS)
     actual = problem.unrolled(w_lr=0.0)
     problem.architecture.zero_grad()
-    problem.search.architecture_gradient(*problem.validation, EVERYTHING, None)
+    problem.search.architecture_gradient(problem.validation, EVERYTHING)
     assert error(actual, problem.gradients()) < 1e-12
 
 
@@ -195,7 +202,7 @@ def test_supernet_is_afterwards_what_it_was_to_the_last_bit(schedule, split_num)
         assert torch.equal(variable, value)
     assert all(weight.grad is None and weight.requires_grad for weight in problem.supernet.parameters())
     # And statistics go on being taken.
-    problem.search.weight_gradient(*problem.training, EVERYTHING, None)
+    problem.search.weight_gradient(problem.training, EVERYTHING)
     assert not torch.equal(problem.supernet.stem[1].running_mean, before["stem.1.running_mean"])
 
 
@@ -233,13 +240,12 @@ def test_step_steps_by_the_gradient_ahead_of_the_weight_optimizers_present_rate(
     problem, other = (Problem({"schedule": schedule}, **DARTS) for _ in range(2))
     optimizers = problem.search.new_optimizers()
     optimizers.weights.param_groups[0]["lr"] = 0.2  # as a schedule of the rate would
-    noise_draws = torch.Generator()
-    problem.search.step(optimizers, problem.training, problem.validation, 1, noise_draws)
+    problem.search.step(optimizers, problem.training, problem.validation, 1)
 
     by_hand = other.search.new_optimizers()
     other.unrolled(w_lr=0.2)
     by_hand.architecture.step()
-    other.search.weight_gradient(*other.training, EVERYTHING, None)
+    other.search.weight_gradient(other.training, EVERYTHING)
     by_hand.weights.param_groups[0]["lr"] = 0.2
     by_hand.weights.step()
     for actual, expected in zip(

@@ -6,36 +6,32 @@ import io
 import torch
 from PIL import Image
 
+from utils.data.episode import Episode
+
 EXAMPLES = 2  # of the first so many tasks of a run
 CLASSES, SHOTS, QUERIES = 5, 5, 5  # of each the first so many
 
 
-def example_of(batch: dict, predictions: list[int], names: list[str]) -> dict:
+def example_of(episode: Episode, predictions: list[int]) -> dict:
     """The first images of each of the first classes of a task, in plain values.
 
     Args:
-        batch: one task, {"support": [images (1, N, C, H, W) in [0, 1], labels (1, N)], "query": ...}.
-        predictions: the class of each query. names: of the classes.
+        predictions: the class of each query.
 
     Returns:
         {"classes": names, "shown": [{"support": [image, ...], "queries": [{"image", "predicted"}, ...]}, ...]}, the
         latter in the order of the former; an image is a data URI.
     """
-    (support, support_labels), (queries, query_labels) = (
-        [part[0] for part in batch[key]] for key in ("support", "query")
-    )
     shown = []
-    for label in range(min(CLASSES, len(names))):
-        shots, asked = ((labels == label).nonzero().flatten().tolist() for labels in (support_labels, query_labels))
-        shown.append(
-            {
-                "support": [as_data_uri(support[image]) for image in shots[:SHOTS]],
-                "queries": [
-                    {"image": as_data_uri(queries[image]), "predicted": predictions[image]} for image in asked[:QUERIES]
-                ],
-            }
+    for label in range(min(CLASSES, len(episode.class_names))):
+        shots, asked = (
+            (labels == label).nonzero().flatten().tolist() for labels in (episode.support_labels, episode.query_labels)
         )
-    return {"classes": names, "shown": shown}
+        queries = [
+            {"image": as_data_uri(episode.query[image]), "predicted": predictions[image]} for image in asked[:QUERIES]
+        ]
+        shown.append({"support": [as_data_uri(episode.support[image]) for image in shots[:SHOTS]], "queries": queries})
+    return {"classes": list(episode.class_names), "shown": shown}
 
 
 def as_data_uri(image: torch.Tensor) -> str:

@@ -83,6 +83,16 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def place(text: str) -> Path:
+    """An argparse type: the path of a file or a folder, "~" expanded; none is empty, as of an unset variable."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty name")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}: there is no such home folder") from error
+
+
 def switch(text: str) -> int:
     """An argparse type: 0 or 1."""
     if text not in ("0", "1"):

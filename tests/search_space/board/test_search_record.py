@@ -21,8 +21,14 @@ from search_space.board.search_record import (
 )
 from search_space.normalizers import Normalizer
 from search_space.selection import HISTORY
-from search_space.task_search import FASTEST, SearchSettings, TaskSearch
-from tests.helpers import TYPES, WAYS, random_images, tiny_supernet
+from search_space.settings import FASTEST, Schedule, SearchSettings
+from tests.helpers import (
+    TYPES,
+    WAYS,
+    random_images,
+    start_search,
+    tiny_supernet,
+)
 from utils.memory import PeakMemory
 
 # 10 epochs of two batches; the last two without architecture steps.
@@ -34,7 +40,7 @@ SETTINGS = SearchSettings(
     alpha_lr=0.05,
     sampleno=2,
     beta_sampling=True,
-    schedule=FASTEST,
+    schedule=Schedule(FASTEST),
 )
 STEPS, ARCHITECTURE_STEPS = 20, 16
 SHORT = replace(SETTINGS, epochs=4, architecture_epochs=4)
@@ -46,7 +52,7 @@ class Recorded:
 
     def __init__(self, settings: SearchSettings = SETTINGS, **net):
         self.supernet, self.architecture = tiny_supernet(**net)
-        self.search = TaskSearch(self.supernet, self.architecture, settings, 0, "test task", 0)
+        self.search = start_search(self.supernet, self.architecture, settings, 0, "test task", 0)
         self.record, self.choices, self.values = SearchRecord(), [], []
         self.record.watch(self.search)
         choose = self.search.selector.choose
@@ -148,10 +154,10 @@ def test_recording_changes_nothing_neither_numbers_nor_memory(normalizer):
     for recording in (False, True):
         supernet, architecture = tiny_supernet()
         settings = replace(SHORT, normalizer=Normalizer(normalizer))
-        search = TaskSearch(supernet, architecture, settings, 0, "test task", 0)
+        search = start_search(supernet, architecture, settings, 0, "test task", 0)
         if recording:
             SearchRecord().watch(search)
-        with PeakMemory(torch.device("cpu"), search.resident(), [IMAGES, LABELS]) as memory:
+        with PeakMemory(torch.device("cpu"), search.network.resident(), [IMAGES, LABELS]) as memory:
             loss = search.adapt(IMAGES, LABELS)
         state = [*supernet.state_dict().values(), *architecture.state_dict().values()]
         runs.append((loss, memory.mib, memory.breakdown_mib, state))

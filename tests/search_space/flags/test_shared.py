@@ -1,7 +1,5 @@
 """The published presets of the paper's code."""
 
-from argparse import Namespace
-
 import pytest
 
 from search_space.flags.shared import preset
@@ -21,10 +19,10 @@ RATES = ("w_lr", "alpha_lr", "w_meta_lr", "a_meta_lr")
 )
 def test_presets(name, shots, sizes, rates):
     expected = dict(zip(COLUMNS + RATES, sizes + rates, strict=True))
-    assert preset(Namespace(hp_setting=name, dataset="omniglot", k=shots)) == expected
+    assert preset(name, "omniglot", shots) == expected
 
 
 @pytest.mark.parametrize(("dataset", "name"), [("miniimagenet", "in_metanas"), ("omniglot", "og_metanas")])
 def test_a_data_set_has_its_own_preset(dataset, name):
-    own = preset(Namespace(hp_setting=None, dataset=dataset, k=5))
-    assert own == preset(Namespace(hp_setting=name, dataset=dataset, k=5))
+    own = preset(None, dataset, 5)
+    assert own == preset(name, dataset, 5)

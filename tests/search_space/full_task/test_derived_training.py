@@ -12,7 +12,10 @@ from torch.nn import functional as F
 
 from models.derived_network import DerivedNetwork, DerivedSettings
 from search_space.full_task.derived_training import DerivedTraining, TrainingSettings
+from search_space.settings import FASTEST, ORDINARY
+from tests.helpers import changed
 from utils.errors import InputError
+from utils.results.schema import DerivedEpochRow
 
 WAYS = 3
 EDGES = (("conv_3x3", 0), ("skip_connect", 1))
@@ -44,7 +47,7 @@ def tensors_of(network: DerivedNetwork) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("auxiliary", "split", "clip"), [(False, 1, 0.9), (False, 2, 0.9), (True, 2, 5.0)])
 def test_training_is_the_published_rule(auxiliary, split, clip):
-    settings = replace(SETTINGS, drop_path_prob=0.0, split_num=split, lr=0.1, grad_clip=clip)
+    settings = changed(SETTINGS, drop_path_prob=0.0, split_num=split, lr=0.1, grad_clip=clip)
     network, reference = fresh_network(auxiliary), fresh_network(auxiliary)
     training = DerivedTraining(network, settings, seed=0)
     optimizer = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9, weight_decay=3e-4)
@@ -91,7 +94,7 @@ def test_drop_path_is_drawn_for_each_micro_batch_with_the_probability_of_the_epo
         return draw(self, images, probability, generator)
 
     monkeypatch.setattr(DerivedNetwork, "draw_drop_path", recorded)
-    training = DerivedTraining(fresh_network(), replace(SETTINGS, split_num=2), seed=0)
+    training = DerivedTraining(fresh_network(), changed(SETTINGS, split_num=2), seed=0)
     training.train_epoch(0, batches())
     assert asked == []
     training.train_epoch(2, batches())
@@ -100,8 +103,8 @@ def test_drop_path_is_drawn_for_each_micro_batch_with_the_probability_of_the_epo
 
 def test_step_by_step_trains_the_same():
     networks = []
-    for step_by_step in (False, True):
-        settings = replace(SETTINGS, step_by_step=step_by_step, drop_path_prob=0.4)
+    for schedule in (ORDINARY, FASTEST):
+        settings = changed(SETTINGS, schedule=schedule, drop_path_prob=0.4)
         training = DerivedTraining(fresh_network(auxiliary=True), settings, seed=5)
         for epoch in EPOCHS:
             training.train_epoch(epoch, batches(epoch))
@@ -109,8 +112,12 @@ def test_step_by_step_trains_the_same():
     torch.testing.assert_close(*networks, rtol=1e-9, atol=1e-9)
 
 
+def row_of(training: DerivedTraining, epoch: int, batches: list) -> DerivedEpochRow:
+    return replace(training.train_epoch(epoch, batches[epoch]), seconds=0.0)
+
+
 def test_training_resumed_at_an_epochs_start_ends_the_same_to_the_last_bit():
-    settings = replace(SETTINGS, drop_path_prob=0.4)
+    settings = changed(SETTINGS, drop_path_prob=0.4)
     whole = DerivedTraining(fresh_network(auxiliary=True).float(), settings, seed=5)
     singles = [[(images.float(), labels) for images, labels in batches(epoch)] for epoch in EPOCHS]
     results = []
@@ -118,17 +125,17 @@ def test_training_resumed_at_an_epochs_start_ends_the_same_to_the_last_bit():
         if epoch == 2:
             file = io.BytesIO()
             torch.save(whole.state_dict(), file)
-        results.append(whole.train_epoch(epoch, singles[epoch]))
+        results.append(row_of(whole, epoch, singles))
         whole.accuracy(singles[0])
     file.seek(0)
     torch.rand(3)
     resumed = DerivedTraining(DerivedNetwork(replace(NETWORK, auxiliary=True), WAYS), settings, seed=5)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert [resumed.train_epoch(epoch, singles[epoch]) for epoch in (2, 3)] == results[2:]
+    assert [row_of(resumed, epoch, singles) for epoch in (2, 3)] == results[2:]
     for tensor, expected in zip(tensors_of(resumed.network), tensors_of(whole.network), strict=True):
         assert torch.equal(tensor, expected)
     other = DerivedTraining(fresh_network(auxiliary=True).float(), settings, seed=6)
-    assert [other.train_epoch(epoch, singles[epoch]) for epoch in EPOCHS] != results
+    assert [row_of(other, epoch, singles) for epoch in EPOCHS] != results
 
 
 def test_accuracy_is_that_of_each_image_alone_and_changes_nothing():

@@ -11,13 +11,23 @@ from search_space.full_task import search as full_task
 from search_space.full_task.search import FullTaskSearch
 from search_space.genotype import read_genotype
 from search_space.primitives import FULL_TASK
-from search_space.task_search import FASTEST, LEANEST, ORDINARY, SearchSettings, StepResult
-from tests.helpers import WAYS, Mixing, copy_parameters, random_images, reference_supernet, tiny_supernet
+from search_space.search_network import SearchNetwork
+from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
+from search_space.task_search import StepResult
+from tests.helpers import (
+    WAYS,
+    Mixing,
+    changed,
+    copy_parameters,
+    random_images,
+    reference_supernet,
+    tiny_supernet,
+)
 from utils.errors import InputError
 from utils.memory import METERED_STEPS
 from utils.run.files import read_tensors, write_tensors
 
-SETTINGS = SearchSettings(epochs=4, architecture_epochs=3, batch_size=6, w_lr=0.02, alpha_lr=0.03, split_num=2)
+SETTINGS = SearchSettings(4, 3, 6, w_lr=0.02, alpha_lr=0.03, schedule=Schedule(split_num=2))
 STEPS = 4
 
 
@@ -29,18 +39,18 @@ def image_batches(seed: int, sizes=(4, 4, 4, 5)) -> list[tuple[torch.Tensor, tor
 
 def start(settings: SearchSettings = SETTINGS, seed: int = 3, **net) -> FullTaskSearch:
     supernet, architecture = tiny_supernet(**{"primitives": FULL_TASK, **net})
-    return FullTaskSearch(supernet, architecture, settings, seed)
+    return FullTaskSearch(SearchNetwork(supernet, architecture), settings, seed)
 
 
 def train(search: FullTaskSearch, epochs: range) -> list:
     return [
-        search.train_epoch(epoch, image_batches(epoch), image_batches(100 + epoch), STEPS, on_step=lambda step: None)
+        search.train_epoch(epoch, image_batches(epoch), image_batches(100 + epoch), STEPS, on_step=lambda: None)
         for epoch in epochs
     ]
 
 
 def state(search: FullTaskSearch) -> dict[str, torch.Tensor]:
-    return {**search.search.supernet.state_dict(), **search.search.architecture.state_dict()}
+    return search.network.state_dict()
 
 
 # --- What an epoch does ---------------------------------------------------------------------------------------------
@@ -81,7 +91,7 @@ def reference_run(search: FullTaskSearch, settings: SearchSettings) -> list[dict
 
 @pytest.mark.parametrize("schedule", [ORDINARY, FASTEST])
 def test_epochs_equal_a_plain_loop(schedule):
-    settings = replace(SETTINGS, schedule=schedule)
+    settings = changed(SETTINGS, schedule=schedule)
     search = start(settings)
     expected = reference_run(search, settings)
     train(search, range(4))
@@ -98,7 +108,7 @@ def test_warming_up_reads_no_validation_batch_and_leaves_alpha_and_beta_alone():
         raise AssertionError
         yield
 
-    result = search.train_epoch(0, image_batches(0), never(), STEPS, on_step=lambda step: None)
+    result = search.train_epoch(0, image_batches(0), never(), STEPS, on_step=lambda: None)
     assert result.validation_accuracy is None
     assert search.best is None
     for name, tensor in search.search.architecture.state_dict().items():
@@ -109,8 +119,9 @@ def test_steps_left_temperature_and_learning_rate_by_hand(monkeypatch):
     search = start()
     seen = []
 
-    def note(optimizers, training, validation, steps_left, noise_draws):
+    def note(optimizers, training, validation, steps_left):
         lr = optimizers.weights.param_groups[0]["lr"]
+        search.search.step_seconds.append(0.0)
         seen.append((validation is not None, steps_left, search.search.normalizer.temperature, lr))
         return StepResult(1.0, 0.5, None if validation is None else 0.5)
 
@@ -129,17 +140,19 @@ def test_means_of_an_epoch_and_the_genotype_of_the_best(monkeypatch):
     accuracies = iter([0.2, 0.4, 0.6, 0.8] + [0.9] * 4 + [0.8] * 4)
     found = []
 
-    def step(optimizers, training, validation, steps_left, noise_draws):
+    def step(optimizers, training, validation, steps_left):
         with torch.no_grad():
             for parameter in search.search.architecture.parameters():
                 parameter.normal_(generator=torch.Generator().manual_seed(steps_left))
+        search.search.step_seconds.append(0.0)
         validated = None if validation is None else next(accuracies)
         return StepResult(float(steps_left), 0.25, validated)
 
     monkeypatch.setattr(search.search, "step", step)
     steps = []
     for epoch in range(4):
-        result = search.train_epoch(epoch, image_batches(0), image_batches(1), STEPS, on_step=steps.append)
+        halves = image_batches(0), image_batches(1)
+        result = search.train_epoch(epoch, *halves, STEPS, on_step=lambda: steps.append(None))
         found.append(read_genotype(search.search.architecture, FULL_TASK))
     assert len(steps) == 16
     assert result.loss == pytest.approx(2.5)  # the last epoch's steps left: 4, 3, 2, 1
@@ -151,7 +164,7 @@ def test_means_of_an_epoch_and_the_genotype_of_the_best(monkeypatch):
 
 def test_divergence_is_one_sentence():
     search = start(replace(SETTINGS, w_lr=1e200))
-    with pytest.raises(InputError, match=r"diverged in epoch \d: --w_lr must be smaller than 1e\+200"):
+    with pytest.raises(InputError, match=r"diverged, its loss is not finite: --w_lr must be smaller than 1e\+200"):
         train(search, range(4))
 
 
@@ -226,7 +239,7 @@ def test_first_steps_are_metered(monkeypatch):
     monkeypatch.setattr(full_task, "PeakMemory", Meter)
     search = start()
     marks = []
-    search.train_epoch(0, image_batches(0), [], STEPS, on_step=lambda step: marks.append(len(metered)))
+    search.train_epoch(0, image_batches(0), [], STEPS, on_step=lambda: marks.append(len(metered)))
     assert marks == [1] * METERED_STEPS + [2] * (STEPS - METERED_STEPS)
 
 
@@ -235,7 +248,7 @@ def test_first_steps_are_metered(monkeypatch):
 
 @pytest.mark.parametrize(("selects", "epoch"), [(False, 2), (True, 1), (True, 3)])
 def test_resumed_at_any_epoch_it_ends_bit_for_bit_the_same(tmp_path, selects, epoch):
-    settings = replace(SETTINGS, schedule=LEANEST, normalizer=replace(SETTINGS.normalizer, name="gumbel_softmax"))
+    settings = changed(SETTINGS, schedule=LEANEST, normalizer=replace(SETTINGS.normalizer, name="gumbel_softmax"))
     if selects:
         settings = replace(settings, sampleno=2, beta_sampling=True)
     whole = start(settings)

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from models.meta_cell import MetaCell
+from search_space.evaluation import TRAINING_TASK, Start
 from search_space.meta.batched_adam import BatchedAdam
 from search_space.meta.batched_search import BatchedSearch, adapt_tasks
 from search_space.normalizers import Normalizer
-from search_space.task_search import SearchSettings, TaskSearch
-from tests.helpers import WAYS, random_images, tiny_supernet
+from search_space.search_network import SearchNetwork
+from search_space.settings import SearchSettings
+from tests.helpers import WAYS, changed, random_images, start_search, tiny_supernet
+from utils.data.episode import Episode
+from utils.draws import Draws
 
-PURPOSE = "training task"
 SUPPORT, QUERIES = 15, 6  # batches of 6, 6 and 3
 FIRST = 7
 SETTINGS = SearchSettings(
@@ -32,10 +35,18 @@ def a_batch(tasks: int, support: int = SUPPORT) -> list[torch.Tensor]:
     return parts
 
 
+def named(numbers: range) -> list[Draws]:
+    return [Draws(3, TRAINING_TASK, number) for number in numbers]
+
+
+def episodes_of(batch: list[torch.Tensor]) -> list[Episode]:
+    return [Episode(FIRST + number, *parts, ("a", "b", "c")) for number, parts in enumerate(zip(*batch, strict=True))]
+
+
 def alone(settings: SearchSettings, batch: list[torch.Tensor], task: int, **net) -> tuple[MetaCell, float, float]:
     supernet, architecture = tiny_supernet(**net)
     images, labels, query, query_labels = (tensor[task] for tensor in batch)
-    search = TaskSearch(supernet, architecture, settings, 3, PURPOSE, FIRST + task)
+    search = start_search(supernet, architecture, settings, 3, TRAINING_TASK, FIRST + task)
     loss = search.adapt(images, labels)
     accuracy = search.classify(query, query_labels, images).accuracy
     return MetaCell.of(supernet, architecture, separate=True), loss, accuracy
@@ -62,7 +73,7 @@ CASES = {
 @pytest.mark.parametrize(("tasks", "changes", "net"), CASES.values(), ids=CASES)
 def test_each_task_is_adapted_as_by_itself(tasks, changes, net):
     settings, batch = replace(SETTINGS, **changes), a_batch(tasks)
-    search = BatchedSearch(*tiny_supernet(**net), settings, 3, PURPOSE, range(FIRST, FIRST + tasks))
+    search = BatchedSearch(SearchNetwork(*tiny_supernet(**net)), settings, named(range(FIRST, FIRST + tasks)))
     losses = search.adapt(*batch[:2])
     accuracies = search.classify(*batch[2:])
     for task in range(tasks):
@@ -81,7 +92,9 @@ def test_compiled_passes_change_nothing(compiled_passes):
     )
     states = []
     for compiled in (False, True):
-        search = BatchedSearch(*tiny_supernet(**net), replace(settings, compiled=compiled), 3, PURPOSE, range(2))
+        search = BatchedSearch(
+            SearchNetwork(*tiny_supernet(**net)), replace(settings, compiled=compiled), named(range(2))
+        )
         losses = search.adapt(*a_batch(2, support=8)[:2])
         states.append((losses, search.state(0), search.state(1)))
         assert compiled_passes == [(2, 4, 1, 6, 6)] * 4 * compiled
@@ -93,14 +106,15 @@ def test_compiled_passes_change_nothing(compiled_passes):
 def test_pruned_candidates_and_measured_tasks_are_not_compiled(compiled_passes):
     """Every set of pruned candidates would take minutes, and the meter sees what PyTorch runs."""
     pruned, whole = (replace(SETTINGS, epochs=1, prune_threshold=p, compiled=True) for p in (0.3, 0.0))
-    BatchedSearch(*tiny_supernet(), pruned, 3, PURPOSE, range(2)).adapt(*a_batch(2)[:2])
-    adapt_tasks(MetaCell.of(*tiny_supernet(), False), *tiny_supernet(), whole, 3, FIRST, a_batch(2), measure=True)
+    BatchedSearch(SearchNetwork(*tiny_supernet()), pruned, named(range(2))).adapt(*a_batch(2)[:2])
+    network = SearchNetwork(*tiny_supernet())
+    adapt_tasks(Start(network.state(separate=False), network, whole, 3), episodes_of(a_batch(2)), measure=True)
     assert compiled_passes == []
 
 
 def test_the_tasks_prune_different_candidates():
     """Otherwise the tests above would not show that a task's pruned candidates stay as they are."""
-    search = BatchedSearch(*tiny_supernet(), SETTINGS, 3, PURPOSE, range(FIRST, FIRST + 3))
+    search = BatchedSearch(SearchNetwork(*tiny_supernet()), SETTINGS, named(range(FIRST, FIRST + 3)))
     search.adapt(*a_batch(3)[:2])
     active = [task.mixtures()["normal"].active for task in search.tasks]
     assert active[0] != active[1] != active[2]
@@ -109,7 +123,7 @@ def test_the_tasks_prune_different_candidates():
 @pytest.mark.parametrize("support", [13, 2])
 def test_odd_batches(support):
     batch = a_batch(2, support)
-    search = BatchedSearch(*tiny_supernet(), SETTINGS, 3, PURPOSE, range(FIRST, FIRST + 2))
+    search = BatchedSearch(SearchNetwork(*tiny_supernet()), SETTINGS, named(range(FIRST, FIRST + 2)))
     search.adapt(*batch[:2])
     for task in range(2):
         assert_same(search.state(task), alone(SETTINGS, batch, task)[0])
@@ -120,24 +134,24 @@ def test_odd_batches(support):
 def test_tasks_of_a_meta_batch(net, tasks):
     """From the meta-cell, whatever it was before; partial channels one by one. The peak is the first group's."""
     batch = a_batch(tasks)
-    supernet, architecture = tiny_supernet(**net)
-    meta_cell = MetaCell.of(supernet, architecture, separate=True)
-    for parameter in (*supernet.parameters(), *architecture.parameters()):
+    network = SearchNetwork(*tiny_supernet(**net))
+    start = Start(network.state(separate=True), network, SETTINGS, 3)
+    for parameter in network.parameters():
         parameter.data.zero_()
-    ends, figures = adapt_tasks(meta_cell, supernet, architecture, SETTINGS, 3, FIRST, batch, measure=True)
+    ends, figures = adapt_tasks(start, episodes_of(batch), measure=True)
     assert len(ends) == tasks
     for task, end in enumerate(ends):
         state, loss, accuracy = alone(SETTINGS, batch, task, **net)
         assert_same(end.state, state)
         assert (end.loss, end.accuracy) == (pytest.approx(loss, abs=1e-6), accuracy)
     assert figures["peak_memory_mib"] == pytest.approx(sum(figures["peak_memory_breakdown_mib"].values()))
-    assert adapt_tasks(meta_cell, supernet, architecture, SETTINGS, 3, FIRST, batch, measure=False)[1] == {}
+    assert adapt_tasks(start, episodes_of(batch), measure=False)[1] == {}
 
 
 @pytest.mark.parametrize("changes", [{"sampleno": 2}, {"beta_sampling": True}, {"split_num": 2}, {"unrolled": True}])
 def test_what_only_the_device_does_is_refused(changes):
     with pytest.raises(ValueError, match="meta-training"):
-        BatchedSearch(*tiny_supernet(), replace(SETTINGS, **changes), 0, PURPOSE, range(2))
+        BatchedSearch(SearchNetwork(*tiny_supernet()), changed(SETTINGS, **changes), named(range(2)))
 
 
 def test_adam_steps_each_task_as_torch_does():

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from models.meta_cell import MetaCell
-from search_space.build import build_supernet, check_meta_cell, load_meta_cell
+from search_space.search_network import SearchNetwork, check_meta_cell, load_meta_cell
 from tests.helpers import tiny_settings
 from utils.errors import InputError
 from utils.memory import LiveTensorBytes
 
 
 def tiny_meta_cell(separate: bool = False, ways: int = 5) -> MetaCell:
-    return MetaCell.of(*build_supernet(tiny_settings(), ways, 0), separate)
+    return SearchNetwork.build(tiny_settings(), ways, 0).state(separate)
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["meta", "separate"])

@@ -1,0 +1,63 @@
+"""Which supernet is searched: the meta-cell's, or without one that of the flags; and whether the two agree."""
+
+from models.meta_cell import MetaCell
+from models.supernet import SupernetSettings
+from search_space.flags.onnas import OnnasFlags
+from search_space.methods import METHODS, network_of
+from search_space.primitives import FULL_TASK
+from search_space.search_network import load_meta_cell
+from utils.errors import InputError
+
+
+def searched_network(flags: OnnasFlags, channels: int) -> tuple[MetaCell | None, SupernetSettings]:
+    """The meta-cell, if there is one, and the settings of the supernet that the method searches.
+
+    Args:
+        channels: of the images.
+
+    Raises:
+        InputError: the meta-cell is damaged, or does not fit the flags, the images or the method.
+    """
+    if flags.kind.meta_cell is None:
+        return None, network_of(flags.search.search, network_from_scratch(flags, channels))
+    meta_cell = load_meta_cell(flags.kind.meta_cell)
+    _check_agreement(flags, meta_cell, channels)
+    return meta_cell, network_of(flags.search.search, meta_cell.settings)
+
+
+def network_from_scratch(flags: OnnasFlags, channels: int) -> SupernetSettings:
+    """What the flags ask for; those that are left out are the published ones (method, part 4)."""
+    asked = flags.network
+    layers, init_channels, reductions = asked.layers or 4, asked.init_channels or 28, asked.reduction_layers
+    partial = 1
+    if flags.search.search == "pcdarts":  # the published 4, where that leaves the candidates an even number
+        partial = asked.partial_channels or (4 if init_channels % 8 == 0 else 2)
+    return SupernetSettings(
+        in_channels=channels,
+        init_channels=init_channels,
+        layers=layers,
+        nodes=asked.nodes or 3,
+        reduction_layers=tuple(layer for layer in (1, 3) if layer < layers)
+        if reductions is None
+        else tuple(reductions),
+        primitives=FULL_TASK,
+        partial_channels=partial,
+    )
+
+
+def _check_agreement(flags: OnnasFlags, meta_cell: MetaCell, channels: int) -> None:
+    path, settings = flags.kind.meta_cell, meta_cell.settings
+    for flag, asked in vars(flags.network).items():
+        has = settings.as_dict()[flag]
+        if asked is not None and asked != has:
+            raise InputError(f"{path} was trained with --{flag} {has}, not {asked}: leave the flag out.")
+    if channels != settings.in_channels:
+        raise InputError(
+            f"{path} was trained on images of {settings.in_channels} channels, --dataset {flags.tasks.dataset} has "
+            f"{channels}: name a meta-cell that was trained on such images."
+        )
+    if METHODS[flags.search.search].separate_cells and len(meta_cell.cells) < settings.layers:
+        raise InputError(
+            f"--search {flags.search.search} needs a cell for each place, and {path} holds one for all: "
+            "train with tfml.py --cells separate."
+        )

@@ -1,0 +1,68 @@
+"""What a search is run with, in frozen dataclasses. No torch: a command line is read before torch is imported."""
+
+from dataclasses import dataclass, field
+
+from search_space.normalizers import Normalizer
+
+# How a backward pass is taken, the fastest first. ORDINARY: one pass over everything that autograd kept; the other two:
+# step by step, see models/step_by_step.py.
+ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the gradient of a batch is taken: always the same gradient, but not the same time and memory.
+
+    name: ORDINARY, FASTEST or LEANEST.
+    split_num: micro-batches of a batch, whose gradients are accumulated.
+    smallest: images of a micro-batch at least. A single one is never enough: BN would leave nothing of it.
+    """
+
+    name: str = ORDINARY
+    split_num: int = 1
+    smallest: int = 2
+
+    @property
+    def step_by_step(self) -> bool:
+        """Whether one cell's activations exist at a time."""
+        return self.name != ORDINARY
+
+    def count(self, batch: int) -> int:
+        """Micro-batches of ``batch`` images: ``split_num``, or fewer where one would hold less than ``smallest``."""
+        return max(1, min(self.split_num, batch // self.smallest))
+
+    def largest(self, batch: int) -> int:
+        """Images of the largest micro-batch of ``batch`` images; the sizes differ by one at most."""
+        return -(-batch // self.count(batch))
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a task is adapted, in meta-training and on the device.
+
+    epochs: passes over the support set.
+    architecture_epochs: those that adapt alpha and beta too: of a few-shot task the first, of a full one the last.
+    batch_size: images of a batch.
+    sampleno: candidates of an edge that get gradient, None: all. alpha_expect: chosen by expectation.
+    beta_sampling: one edge pair a node gets gradient.
+    drop_path_prob: for meta-training only.
+    unrolled: the architecture gradient looks one weight step ahead, see search_space/unrolled.py.
+    transductive: BN normalises a query batch by its own statistics.
+    compiled: tasks side by side run code that torch.compile made.
+    """
+
+    epochs: int
+    architecture_epochs: int
+    batch_size: int
+    w_lr: float
+    alpha_lr: float
+    schedule: Schedule = Schedule()
+    normalizer: Normalizer = field(default_factory=Normalizer)
+    prune_threshold: float = 0.01
+    sampleno: int | None = None
+    alpha_expect: bool = True
+    beta_sampling: bool = False
+    drop_path_prob: float = 0.0
+    unrolled: bool = False
+    transductive: bool = True
+    compiled: bool = False
