@@ -15,7 +15,8 @@ from torch import nn
 from utils.classify import PREPARATION
 from utils.draws import torch_generator
 from utils.errors import InputError
-from utils.exported import INT8, ONNX, PROGRAM, SUFFIXES, runner
+from utils.export_path import INT8, ONNX, PROGRAM, check_export_path
+from utils.exported import runner
 from utils.int8 import quantised
 from utils.run.files import replacing
 
@@ -26,28 +27,6 @@ TOLERANCE = 1e-4  # of the largest logit
 TRACED_OPSET, OPSET, IR_VERSION = 18, 15, 8
 # What PyTorch 2.11 says of its own workings.
 CHATTER = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "The given buffer is not writable")
-
-
-def check_export_path(path: Path) -> dict[str, Path]:
-    """The files that ``path`` stands for, by suffix; it has one of the suffixes, or none.
-
-    Their folder need not be there yet: it may be that of the run itself.
-
-    Raises:
-        InputError: another suffix, or no name for a file.
-    """
-    if path.name in ("", ".."):
-        raise InputError(f"--export must name a file, got {str(path)!r}.")
-    # Of two suffixes that fit, the longer comes later.
-    suffix = next((suffix for suffix in reversed(SUFFIXES) if path.name.endswith(suffix)), "")
-    stem = path.name.removesuffix(suffix)
-    if not stem or Path(stem).suffix:
-        raise InputError(f"--export must end with .onnx, with .pt2 or with neither (it names all files), got {path}.")
-    files = {suffix: path.with_name(stem + suffix) for suffix in SUFFIXES}
-    for file in files.values():
-        if file.is_dir():
-            raise InputError(f"--export must name a file, and {file} is a folder.")
-    return files
 
 
 def export_network(
@@ -69,7 +48,7 @@ def export_network(
 
     Args:
         network: copied to the CPU; its BN is PyTorch's own, and normalises by the statistics that it holds.
-        path: see :func:`check_export_path`.
+        path: see :func:`utils.export_path.check_export_path`.
         calibration: images as the network takes them, (N, C, H, W); INT8 takes the ranges of values from them.
         classes: a name for each logit.
         mean, std: per channel; an image in [0, 1] is to be normalised as (image - mean) / std.

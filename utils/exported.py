@@ -10,9 +10,8 @@ import onnxruntime
 import torch
 from torch import nn
 
+from utils.export_path import PROGRAM
 from utils.results.exports import ExportedFile
-
-SUFFIXES = ONNX, INT8, PROGRAM = (".onnx", ".int8.onnx", ".pt2")
 
 
 def runner(suffix: str, content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:

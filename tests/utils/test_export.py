@@ -23,7 +23,8 @@ from models.textbook_norm import with_textbook_norm
 from search_space.normalizers import AnnealedNormalizer
 from tests.helpers import tiny_supernet
 from utils.errors import InputError
-from utils.export import check_export_path, export_network
+from utils.export import export_network
+from utils.export_path import check_export_path
 
 ROOT = Path(__file__).parent.parent.parent
 SHAPE = (3, 15, 12)
