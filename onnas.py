@@ -19,9 +19,11 @@ if __name__ == "__main__":
 import json
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean, median
 
 import torch
+from torch import Tensor, nn
 
 from models.derived_network import DerivedNetwork
 from models.pruned_network import PrunedNetwork
@@ -43,11 +45,13 @@ from search_space.search_network import SearchNetwork
 from search_space.settings import SearchSettings
 from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episodes, few_shot_tasks
 from utils.data.full_task_data import DATASETS, FullTask, load_full_task, stratified_halves
+from utils.data.image_batches import ImageSet, image_batches
 from utils.draws import derive_seed
-from utils.export import check_export_path, export_network
+from utils.export_path import check_export_path
 from utils.pictures.cells import cells_of, draw_genotype
 from utils.report.page import write_report
 from utils.results.examples import EXAMPLES, example_of
+from utils.results.exports import ExportedFile, exports_text
 from utils.results.intervals import mean_and_ci95
 from utils.results.row_log import RowLog, read_rows
 from utils.results.schema import (
@@ -65,6 +69,7 @@ from utils.run.ranks import join_ranks
 from utils.run.run_directory import open_run
 from utils.run.torchrun import refuse_processes, remember_run
 
+EXPORT_IMAGES = 200  # of a full task, at most: INT8 takes its ranges of values from so many, as many test the files
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
 
 
@@ -207,16 +212,18 @@ def export_last_task(flags: OnnasFlags, tasks: FewShotTasks, start: Start, numbe
     mixtures = search.mixtures()
     search.average_batch_statistics(images, mixtures)
     channels = network.settings.in_channels
-    files = export_network(
-        with_textbook_norm(PrunedNetwork(network.supernet, mixtures)),
-        INPUT_SHAPES[flags.tasks.dataset],
+    relaxed = with_textbook_norm(PrunedNetwork(network.supernet, mixtures))
+    exports = export_and_measure(
+        relaxed,
         flags.derived.export,
+        (episode.query, episode.query_labels),
+        calibration=episode.support,
         classes=episode.class_names,
         mean=[0.0] * channels,  # few-shot images are in [0, 1]
         std=[1.0] * channels,
         extra={"dataset": flags.tasks.dataset, "task": number, "seed": flags.run.seed},
     )
-    print(f"task {number}'s network: {' and '.join(map(str, files))}")
+    print(f"task {number}'s network:\n{exports_text(exports)}")
 
 
 # --- Full task ------------------------------------------------------------------------------------------------------
@@ -275,17 +282,36 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
     write_results(path / "results.json", results)
     write_report(path)
     if flags.derived.export is not None:
-        files = export_network(
+        exports = export_and_measure(
             with_textbook_norm(derived),
-            data.shape,
             flags.derived.export,
+            _some_of(data.test),
+            calibration=_some_of(data.train)[0],
             classes=data.classes,
             mean=data.mean,
             std=data.std,
+            bits=data.train.bits,
             extra={"dataset": tasks.dataset, "accuracy": results.derived_accuracy, "genotype": genotype.as_dict()},
         )
-        print(f"derived network: {' and '.join(map(str, files))}")
+        print(f"derived network, on some of the test images:\n{exports_text(exports)}")
     print(f"derived network: test accuracy {results.derived_accuracy:.4f}; {path / 'results.json'}")
+
+
+def export_and_measure(network: nn.Module, path: Path, tested: tuple[Tensor, Tensor], **about) -> list[ExportedFile]:
+    """Writes the files of a network, see :func:`utils.export.export_network`; how each classifies ``tested``."""
+    # ONNX takes a second and 100 MiB, which only a run that exports is to pay.
+    from utils.export import export_network
+    from utils.exported import measure_files
+
+    print("Exporting the network, up to a minute ...", flush=True)
+    return measure_files(export_network(network, path, **about), network, *tested)
+
+
+def _some_of(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Images of all classes, enough to see how an exported network does: float32 (N, C, H, W), normalised; (N,)."""
+    spread = range(0, len(images), -(-len(images) // EXPORT_IMAGES))
+    (batch,) = image_batches(images, spread, EXPORT_IMAGES)
+    return batch
 
 
 def open_full_task(flags: OnnasFlags, data: FullTask, plan: FullTaskPlan) -> dict:

@@ -10,6 +10,7 @@
 "cells are folded into one meta-cell"               meta_cell.py        first_fold (tasks), second_fold (cells)
 "the meta-cell is unfolded on the device"           meta_cell.py        MetaCell.unfold
 "the task's own network"                            pruned_network.py   found_network, PrunedNetwork
+the same in a file, to classify later               adapted_network.py  AdaptedNetwork
 "the genotype is trained as a discrete network"     derived_network.py  DerivedSettings, DerivedNetwork
 PC-DARTS's partial channel connections              partial_cell.py     PartialCell
 

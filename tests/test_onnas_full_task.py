@@ -607,7 +607,7 @@ def test_exported_network_finds_what_results_say(full_task, copied, drawn, tmp_p
     """The export may be asked for when all the rest is done."""
     full_task(copied, "--resume", "--export", tmp_path / "files" / "net.onnx").succeeded()
     results = results_of(copied)
-    assert sorted(file.name for file in (tmp_path / "files").iterdir()) == ["net.onnx", "net.pt2"]
+    assert sorted(file.name for file in (tmp_path / "files").iterdir()) == ["net.int8.onnx", "net.onnx", "net.pt2"]
     images, labels = test_images(drawn)
     told = read_onnx(tmp_path / "files" / "net.onnx", images, tmp_path)
     assert told["classes"] == sorted(CLASSES)
@@ -622,7 +622,7 @@ def test_network_of_the_last_few_shot_task_is_exported(scripts, trained, tmp_pat
     scripts.onnas(trained / "meta_cell.pt", path, "--export", path / "net").succeeded()
     assert files_of(path) == {
         *("args.json", "tasks.jsonl", "examples.jsonl", "results.json", "report.html"),
-        *("net.onnx", "net.pt2"),
+        *("net.onnx", "net.int8.onnx", "net.pt2"),
     }
     told = read_onnx(path / "net.onnx", torch.rand(5, 1, 28, 28), tmp_path)
     assert (told["task"], told["mean"], told["std"], told["input_size"]) == (1, [0.0], [1.0], [1, 28, 28])

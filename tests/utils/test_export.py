@@ -1,4 +1,7 @@
-"""Exported networks, run by processes that do not know this repository."""
+"""Exported networks, run by processes that do not know this repository.
+
+ONNAS_OLD_PYTHON names a Python that has the oldest onnxruntime for which exports are meant, with numpy.
+"""
 
 import errno
 import json
@@ -20,19 +23,24 @@ from models.textbook_norm import with_textbook_norm
 from search_space.normalizers import AnnealedNormalizer
 from tests.helpers import tiny_supernet
 from utils.errors import InputError
-from utils.export import check_export_path, export_network
+from utils.export import export_network
+from utils.export_path import check_export_path
 
 ROOT = Path(__file__).parent.parent.parent
 SHAPE = (3, 15, 12)
 CLASSES = ["cat", "dog", "Käse", "ünit", "e"]
 MEAN, STD = [0.5, 0.25, 0.125], [0.2, 0.3, 0.4]
 EXTRA = {"accuracy": 0.75, "genotype": {"normal": [["sep_conv_3x3", 0]]}}
-METADATA = {"classes": CLASSES, "input_size": list(SHAPE), "mean": MEAN, "std": STD, **EXTRA}
+METADATA = {"classes": CLASSES, "input_size": list(SHAPE), "mean": MEAN, "std": STD, "bits": None, "preparation": 1}
+METADATA |= EXTRA
+FILES = ["network.int8.onnx", "network.onnx", "network.pt2"]
+OLDEST_ONNXRUNTIME = "1.10.0"
 
 ONNX_READER = """
 import json, sys
 import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
+name = sys.argv[1] if len(sys.argv) > 1 else "network.onnx"
+session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 json.dump({key: json.loads(value) for key, value in metadata.items()}, open("metadata", "w"))
 batches = np.load("batches.npz")
@@ -96,19 +104,28 @@ def linear_network() -> nn.Module:
     return used(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))
 
 
+def random_images(number: int, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
+    return torch.rand(number, *shape, generator=torch.Generator().manual_seed(3))
+
+
 def export(network: nn.Module, path: Path, shape: tuple[int, int, int] = SHAPE) -> list[Path]:
-    return export_network(network, shape, path, classes=CLASSES, mean=MEAN, std=STD, extra=EXTRA)
+    return export_network(
+        network, path, calibration=random_images(16, shape), classes=CLASSES, mean=MEAN, std=STD, extra=EXTRA
+    )
 
 
 def export_linear(path: Path, network: nn.Module | None = None) -> list[Path]:
-    return export_network(network or linear_network(), (1, 2, 2), path, classes=["a", "b"], mean=[0.0], std=[1.0])
+    network, images = network or linear_network(), random_images(4, (1, 2, 2))
+    return export_network(network, path, calibration=images, classes=["a", "b"], mean=[0.0], std=[1.0])
 
 
-def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+def python(
+    code: str, folder: Path, *arguments: str, executable: str = sys.executable, **environment: str
+) -> subprocess.CompletedProcess:
     """Runs code in a process of its own that does not find this repository."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [executable, "-c", code, *arguments],
         cwd=folder,
         env={**inherited, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -118,8 +135,7 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedP
 
 def assert_reader_agrees(reader: str, network: nn.Module, folder: Path, shape=SHAPE) -> None:
     """What another process reads from the files gives the network's logits, for batches of several sizes."""
-    generator = torch.Generator().manual_seed(3)
-    batches = {f"of {number}": torch.rand(number, *shape, generator=generator) for number in (1, 2, 7)}
+    batches = {f"of {number}": random_images(number, shape) for number in (1, 2, 7)}
     np.savez(folder / "batches.npz", **{key: images.numpy() for key, images in batches.items()})
     finished = python(reader, folder)
     assert finished.returncode == 0, finished.stderr
@@ -139,13 +155,10 @@ def exported(tmp_path_factory):
     return folder, python(code, folder, PYTHONPATH=str(ROOT))
 
 
-def test_files_are_two_and_nothing_is_said(exported):
+def test_files_are_three_and_nothing_is_said(exported):
     folder, finished = exported
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
-    assert sorted(path.name for path in folder.iterdir() if path.name.startswith("network")) == [
-        "network.onnx",
-        "network.pt2",
-    ]
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith("network")) == FILES
 
 
 @pytest.mark.parametrize("reader", [ONNX_READER, PROGRAM_READER], ids=["onnxruntime", "torch.export"])
@@ -158,6 +171,65 @@ def test_files_say_nothing_of_the_machine(exported):
     folder, _ = exported
     for path in folder.glob("network.*"):
         assert str(ROOT).encode() not in path.read_bytes(), path.name
+
+
+def logits_of(folder: Path, name: str, images: torch.Tensor, **interpreter: str) -> torch.Tensor:
+    """What onnxruntime gives in another process."""
+    np.savez(folder / "batches.npz", images=images.numpy())
+    finished = python(ONNX_READER, folder, name, **interpreter)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((folder / "metadata").read_text()) == METADATA
+    return torch.from_numpy(np.load(folder / "logits.npz")["images"])
+
+
+def test_int8_file_is_near_the_network(exported):
+    """Eight bits for a range tell 256 values apart, so a hundredth of the range is near for a dozen layers."""
+    folder, _ = exported
+    images = random_images(16)  # those that it took its ranges from
+    with torch.no_grad():
+        expected = used(Everything())(images)
+    given = logits_of(folder, "network.int8.onnx", images)
+    assert (given - expected).abs().max() < 0.05 * (expected.max() - expected.min())
+    assert not torch.equal(given, expected)
+
+
+def test_int8_file_keeps_its_weights_in_8_bits(exported):
+    folder, _ = exported
+    model = onnx.load(folder / "network.int8.onnx")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = {node.output[0]: node for node in model.graph.node}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 7
+    for layer in layers:
+        weight = made_by[layer.input[1]]
+        assert weight.op_type == "DequantizeLinear"
+        values, scales = (constants[name] for name in weight.input[:2])
+        assert values.data_type == onnx.TensorProto.INT8
+        if layer.op_type == "Conv":
+            assert list(scales.dims) == [values.dims[0]]  # one for each output channel
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_onnx_files_are_of_an_old_version(exported, name):
+    """Of that which onnxruntime 1.10 reads: later ones refuse what they do not know, by these numbers."""
+    folder, _ = exported
+    model = onnx.load(folder / name)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 15)]
+    assert model.ir_version == 8
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_onnx_files_run_in_the_oldest_runtime(exported, name):
+    old = os.environ.get("ONNAS_OLD_PYTHON")
+    if old is None:
+        pytest.skip(f"needs onnxruntime {OLDEST_ONNXRUNTIME}: ONNAS_OLD_PYTHON must name a Python that has it")
+    folder, _ = exported
+    version = python("import onnxruntime; print(onnxruntime.__version__)", folder, executable=old)
+    assert version.stdout.strip() == OLDEST_ONNXRUNTIME, version.stderr
+    images = random_images(7)
+    torch.testing.assert_close(
+        logits_of(folder, name, images, executable=old), logits_of(folder, name, images), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_onnx_file_has_batches_of_any_size_and_batch_normalisation(exported):
@@ -197,10 +269,11 @@ def test_frozen_supernet(tmp_path):
     assert_reader_agrees(ONNX_READER, lambda images: supernet(images, mixtures), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["net", "net.onnx", "net.pt2", "v1.2/net"])
-def test_path_names_both_files(tmp_path, name):
-    stem = (tmp_path / name).with_suffix("")
-    assert check_export_path(tmp_path / name) == (stem.with_suffix(".onnx"), stem.with_suffix(".pt2"))
+@pytest.mark.parametrize("name", ["net", "net.onnx", "net.pt2", "net.int8.onnx", "v1.2/net"])
+def test_path_names_all_files(tmp_path, name):
+    folder = (tmp_path / name).parent
+    files = [folder / "net.onnx", folder / "net.int8.onnx", folder / "net.pt2"]
+    assert list(check_export_path(tmp_path / name).values()) == files
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.v2", "net.onnx.zip", "", ".", "..", "/"])
@@ -220,7 +293,7 @@ def test_path_of_a_folder_is_refused(tmp_path):
 def test_network_is_left_as_it_was(tmp_path):
     network = linear_network().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert export_linear(tmp_path / "net", network) == [tmp_path / "net.onnx", tmp_path / "net.pt2"]
+    assert export_linear(tmp_path / "net", network) == list(check_export_path(tmp_path / "net").values())
     assert network.training
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -267,7 +340,14 @@ def test_network_that_has_diverged_is_refused(tmp_path):
 
 def test_classes_must_be_as_many_as_the_logits(tmp_path):
     with pytest.raises(ValueError, match="3 classes"):
-        export_network(linear_network(), (1, 2, 2), tmp_path / "net", classes=["a", "b", "c"], mean=[0.0], std=[1.0])
+        export_network(
+            linear_network(),
+            tmp_path / "net",
+            calibration=random_images(4, (1, 2, 2)),
+            classes=["a", "b", "c"],
+            mean=[0.0],
+            std=[1.0],
+        )
 
 
 def test_folder_that_is_missing(tmp_path):
@@ -276,14 +356,15 @@ def test_folder_that_is_missing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("full_at", [".onnx", ".pt2"])
-def test_full_disk_leaves_both_files_as_they_were(tmp_path, monkeypatch, full_at):
-    for suffix in (".onnx", ".pt2"):
-        (tmp_path / f"net{suffix}").write_text("old")
+@pytest.mark.parametrize("full_at", [".onnx", ".int8.onnx", ".pt2"])
+def test_full_disk_leaves_all_files_as_they_were(tmp_path, monkeypatch, full_at):
+    files = check_export_path(tmp_path / "net")
+    for file in files.values():
+        file.write_text("old")
     write_bytes = Path.write_bytes
 
     def write(path: Path, content: bytes) -> int:
-        if full_at in path.name:
+        if path.name == files[full_at].name + ".tmp":
             write_bytes(path, content[: len(content) // 2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write_bytes(path, content)
@@ -291,4 +372,4 @@ def test_full_disk_leaves_both_files_as_they_were(tmp_path, monkeypatch, full_at
     monkeypatch.setattr(Path, "write_bytes", write)
     with pytest.raises(InputError, match=rf"^cannot write .*net\{full_at}: No space left on device\.$"):
         export_linear(tmp_path / "net")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"net.onnx": b"old", "net.pt2": b"old"}
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(files.values(), b"old")

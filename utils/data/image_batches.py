@@ -57,6 +57,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def bits(self) -> int | None:
+        """Of integer pixels that image files keep with more than 8; None: there are none."""
+        return self.pixels.preparation.bits if isinstance(self.pixels, FolderImages) else None
+
 
 def image_batches(
     images: ImageSet,
