@@ -14,13 +14,14 @@ if __name__ == "__main__":
     begin("tfml.py")  # before PyTorch is imported
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from models.meta_cell import MetaCell, first_fold, second_fold
+from models.meta_cell import MetaCell, TrainedOn, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
+from search_space.agreement import folder_as_trained
 from search_space.board.board import Board
 from search_space.board.search_record import SearchRecord
 from search_space.evaluation import TEST_TASK, Start, search_task
@@ -30,7 +31,15 @@ from search_space.meta.batched_search import adapt_tasks
 from search_space.primitives import FEW_SHOT
 from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork, check_meta_cell, load_meta_cell
-from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episodes, few_shot_tasks, held_out_split
+from torchmeta_loader import (
+    DATASETS,
+    INPUT_SHAPES,
+    FewShotTasks,
+    content_digest,
+    episodes,
+    few_shot_tasks,
+    held_out_split,
+)
 from utils.errors import InputError
 from utils.report.page import write_report
 from utils.results.intervals import mean_and_ci95
@@ -45,28 +54,35 @@ from utils.run.torchrun import is_restarted, remember_run
 
 
 def parse_args() -> TfmlFlags:
-    return parse_tfml_flags(__doc__.splitlines()[0], INPUT_SHAPES)
+    return parse_tfml_flags(__doc__.splitlines()[0], {name: INPUT_SHAPES.get(name) for name in DATASETS})
 
 
-def load_tasks(flags: TfmlFlags) -> tuple[FewShotTasks, FewShotTasks]:
-    """The tasks of meta-training, and those of the meta-tests, on classes that are not trained on."""
+def load_tasks(flags: TfmlFlags, earlier: MetaCell | None) -> tuple[FewShotTasks, FewShotTasks]:
+    """The tasks of meta-training, and those of the meta-tests, on classes that are not trained on.
+
+    Args:
+        earlier: the meta-cell to start from, whose images and split of classes are taken over.
+    """
     tasks, vinyals = flags.tasks, bool(flags.tasks.use_vinyals_split)
     source = {
         "seed": flags.run.seed,
         "data_path": tasks.data_path,
         "use_vinyals_split": vinyals,
         "download": tasks.download,
+        "input_size": tasks.input_size,
     }
+    if earlier is not None and tasks.dataset == "imagefolder":
+        source |= folder_as_trained(earlier, tasks.input_size, flags.training.meta_cell)
     # A training task has one query a class: Omniglot has only 20 drawings a character.
     train = few_shot_tasks(tasks.dataset, "train", ways=tasks.n, shots=flags.training.n_train, queries=1, **source)
     split = held_out_split(tasks.dataset, vinyals)
     return train, few_shot_tasks(tasks.dataset, split, ways=tasks.n, shots=tasks.k, queries=tasks.q, **source)
 
 
-def network_settings(flags: TfmlFlags) -> SupernetSettings:
+def network_settings(flags: TfmlFlags, channels: int) -> SupernetSettings:
     network = flags.network
     return SupernetSettings(
-        in_channels=INPUT_SHAPES[flags.tasks.dataset][0],
+        in_channels=channels,
         init_channels=network.init_channels,
         layers=network.layers,
         nodes=network.nodes,
@@ -77,13 +93,15 @@ def network_settings(flags: TfmlFlags) -> SupernetSettings:
     )
 
 
-def start_from(path: Path, cells: str, network: SearchNetwork) -> None:
+def start_from(meta_cell: MetaCell, path: Path, cells: str, network: SearchNetwork) -> None:
     """Copies a meta-cell, an earlier run's, into a new network.
+
+    Args:
+        path: where it was read.
 
     Raises:
         InputError: it does not fit the network, or --cells.
     """
-    meta_cell = load_meta_cell(path)
     asked = network.settings.as_dict()
     for name, value in meta_cell.settings.as_dict().items():
         if value != asked[name]:
@@ -156,9 +174,10 @@ def main():
     ranks = join_ranks(device)
 
     # Data: classes to train on, and others to test on.
-    settings = network_settings(flags)
-    train_tasks, test_tasks = load_tasks(flags)
-    for note in (*train_tasks.notes, *test_tasks.notes):
+    earlier = None if training.meta_cell is None else load_meta_cell(training.meta_cell)
+    train_tasks, test_tasks = load_tasks(flags, earlier)
+    settings = network_settings(flags, train_tasks.shape[0])
+    for note in dict.fromkeys((*train_tasks.notes, *test_tasks.notes)):
         print(note)
     warm_up = training.warm_up_epochs
     if 0 < training.meta_epochs <= warm_up:
@@ -166,14 +185,14 @@ def main():
 
     # The network, and what is trained of it: meta-cell, stem and head, alpha and beta.
     network = SearchNetwork.build(settings, flags.tasks.n, seed, device)
-    if training.meta_cell is not None:
-        start_from(training.meta_cell, training.cells, network)
+    if earlier is not None:
+        start_from(earlier, training.meta_cell, training.cells, network)
     new, digest = network.state(separate=training.cells == "separate"), content_digest(train_tasks, test_tasks)
     values, meta_cell, first = ranks.from_first(lambda: open_or_resume(flags, new, digest))
     if ranks.is_first:
         metrics = epoch_log(path / "metrics.jsonl", MetaEpochRow, first)
         board = Board(path / "tb", settings, first)
-        save(path, meta_cell, first)
+        save(flags, train_tasks, meta_cell, first)
 
     # The loop: a meta-epoch adapts to a meta-batch of tasks, in groups that are adapted side by side.
     def groups(meta_epoch: int) -> list[range]:
@@ -230,7 +249,7 @@ def main():
                 board.add_meta_test(meta_epoch, first_task, record)
             board.add_meta_epoch(row, learning_rates(flags) if tests else {})
             progress.set_postfix(loss=f"{row.train_loss:.3f}", accuracy=f"{row.train_accuracy:.3f}", refresh=False)
-            save(path, meta_cell, meta_epoch + 1)
+            save(flags, train_tasks, meta_cell, meta_epoch + 1)
     ranks.leave()
     if ranks.is_first:
         finish(flags, network, meta_cell, max(first, training.meta_epochs), asdict(train_tasks.size), values)
@@ -247,9 +266,20 @@ def learning_rates(flags: TfmlFlags) -> dict[str, float]:
     }
 
 
-def save(path: Path, meta_cell: MetaCell, meta_epochs: int) -> None:
+def save(flags: TfmlFlags, tasks: FewShotTasks, meta_cell: MetaCell, meta_epochs: int) -> None:
+    """Writes what --resume goes on from, and the meta-cell with what it was trained on."""
+    path = flags.run.path
+    trained_on = TrainedOn(
+        dataset=flags.tasks.dataset,
+        shape=list(tasks.shape),
+        ways=flags.tasks.n,
+        shots=flags.training.n_train,
+        meta_epochs=meta_epochs,
+        split_seed=tasks.split_seed,
+        adaptation=flags.adaptation(),
+    )
     save_checkpoint(path / "checkpoint.pt", meta_epochs, meta_cell.as_dict())
-    meta_cell.save(path / "meta_cell.pt")
+    replace(meta_cell, trained_on=trained_on).save(path / "meta_cell.pt")
 
 
 def finish(

@@ -59,6 +59,7 @@ def few_shot_tasks(
     download: bool = False,
     input_size: int | None = None,
     channels: int | None = None,
+    split_seed: int | None = None,
 ) -> "FewShotTasks":
     """The few-shot tasks over the classes of one split.
 
@@ -75,6 +76,7 @@ def few_shot_tasks(
             evaluation characters for "test", none for "val".
         download: fetch what is absent.
         input_size, channels: of "imagefolder": the side in pixels, and 1 or 3; None: as the images are.
+        split_seed: of "imagefolder": splits the classes where the folder does not; None: ``seed`` does.
 
     Raises:
         InputError: the data are absent, unreadable or damaged, or hold too few classes or images for such tasks.
@@ -83,7 +85,8 @@ def few_shot_tasks(
     if dataset == "synthetic":
         source = glyphs.glyph_split(split, seed)
     elif dataset == "imagefolder":
-        source = folder_split(place, split, seed=seed, input_size=input_size, channels=channels)
+        classes_by = seed if split_seed is None else split_seed
+        source = folder_split(place, split, seed=classes_by, input_size=input_size, channels=channels)
     else:
         source = torchmeta_sets.torchmeta_split(dataset, split, place, use_vinyals_split, download)
     if ways > len(source.classes):
@@ -175,7 +178,7 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
     ``tasks[7]["support"]`` is a data set, by torchmeta alone; ``tasks.load(7)`` the same as tensors.
 
     Attributes:
-        shape, size, content, images, notes: see :class:`FewShotSplit`.
+        shape, size, content, images, notes, split_seed: see :class:`FewShotSplit`.
 
     Args:
         source: the classes.
@@ -190,6 +193,7 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         super().__init__(source.classes, ways, target_transform=Categorical(ways), dataset_transform=splitter)
         self.draw_seed, self.images = seed, source.images
         self.shape, self.size, self.content, self.notes = source.shape, source.size, source.content, source.notes
+        self.split_seed = source.split_seed
 
     def __getitem__(self, episode: int) -> OrderedDict:
         """The task of an episode: {"support": data set, "query": data set}."""

@@ -13,11 +13,13 @@ from search_space.flags.shared import (
     TaskFlags,
     fill_in,
     preset,
+    refuse_other_size,
     refuse_rising_temperature,
 )
 from search_space.settings import SearchSettings
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
+NOT_OF_ADAPTING = ("hp_setting", "transductive")
 SMALL_IMAGE = 32  # pixels: of larger images a task by itself fills the caches, and takes gigabytes
 
 
@@ -114,23 +116,30 @@ class TfmlFlags(Flags):
             compiled=bool(training.compile),
         )
 
+    def adaptation(self) -> dict[str, object]:
+        """How a meta-test adapts, by the names of onnas.py's flags."""
+        of_testing = {name: value for name, value in vars(self.search).items() if name not in NOT_OF_ADAPTING}
+        return {**of_testing, "batch_size": self.test.test_batch_size}
+
     def may_change(self) -> set[str]:
         """A decay reaches 0 at the end: a longer run would have been another one from its start."""
         return super().may_change() - (set() if self.training.meta_lr_decay == "none" else {"meta_epochs"})
 
 
-def parse_tfml_flags(description: str, shapes: dict[str, tuple[int, int, int]]) -> TfmlFlags:
+def parse_tfml_flags(description: str, shapes: dict[str, tuple[int, int, int] | None]) -> TfmlFlags:
     """Reads the command line.
 
     Args:
-        shapes: (C, H, W) of each data set's images.
+        shapes: (C, H, W) of each data set's images, None for a folder of images.
     """
     parser = ArgumentParser(prog="tfml.py", description=description)
     own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": tuple(shapes), "default": "omniglot"}}
     values = parse(parser, TfmlFlags, own)
     refuse_rising_temperature(parser, values)
+    refuse_other_size(parser, values)
     fill_in(values, preset(values["hp_setting"], values["dataset"], values["k"]))
-    small = max(shapes[values["dataset"]][1:]) <= SMALL_IMAGE
+    shape = shapes[values["dataset"]]
+    small = (max(shape[1:]) if shape else values["input_size"] or SMALL_IMAGE + 1) <= SMALL_IMAGE
     reductions = [layer for layer in (1, 3) if layer < values["layers"]]
     fill_in(values, {"tasks_at_once": 5 if small else 1, "reduction_layers": reductions})
     side_by_side = min(values["tasks_at_once"], values["meta_batch_size"]) > 1 and values["partial_channels"] == 1

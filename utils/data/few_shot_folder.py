@@ -60,7 +60,8 @@ def folder_split(
     digest = decoded.digest if decoded else _pixels_digest(classes)
     size = SplitSize(split, len(counts), sum(counts))
     content = [classes.labels, counts, digest]
-    return FewShotSplit(classes, counts, preparation.shape, size, content, decoded, (*notes, *changes, *trouble))
+    said, split_seed = (*notes, *changes, *trouble), seed if notes else None
+    return FewShotSplit(classes, counts, preparation.shape, size, content, decoded, said, split_seed)
 
 
 class FolderClasses(torchmeta.utils.data.ClassDataset):
@@ -124,7 +125,7 @@ def _split_by_seed(folder: Path, classes: Classes, seed: int) -> tuple[dict[str,
     train, val = (round(len(names) * SHARES[split]) for split in ("train", "val"))
     parts = {"train": names[:train], "val": names[train : train + val], "test": names[train + val :]}
     sizes = ", ".join(f"{len(part)} {split}" for split, part in parts.items())
-    note = f"{folder} has no train/, val/ and test/: --seed {seed} splits its {len(names)} classes into {sizes}."
+    note = f"{folder} has no train/, val/ and test/: seed {seed} splits its {len(names)} classes into {sizes}."
     return {split: {name: classes[name] for name in sorted(part)} for split, part in parts.items()}, [note]
 
 

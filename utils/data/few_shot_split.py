@@ -30,6 +30,7 @@ class FewShotSplit:
     content: plain values that differ if other tasks would be drawn; None: the seed says it all.
     images: decoded once; None: an image is decoded, or drawn, when it is asked for.
     notes: sentences for the user.
+    split_seed: split the classes into those to train on and others; None: the data set says which are which.
     """
 
     classes: torchmeta.utils.data.ClassDataset
@@ -39,6 +40,7 @@ class FewShotSplit:
     content: list | None = None
     images: ClassImages | None = None
     notes: tuple[str, ...] = ()
+    split_seed: int | None = None
 
 
 def class_name(classes: torchmeta.utils.data.ClassDataset, index: int) -> str:
