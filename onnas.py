@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from models.derived_network import DerivedNetwork
 from models.pruned_network import PrunedNetwork
 from models.textbook_norm import with_textbook_norm
-from search_space.agreement import searched_network
+from search_space.agreement import head_start, searched_network
 from search_space.board.board import Board
 from search_space.board.search_record import record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
@@ -95,7 +95,8 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     shape = INPUT_SHAPES[tasks.dataset]
     meta_cell, network_settings = searched_network(flags, shape[0])
     size = Size(tasks.n, tasks.n * tasks.k, tasks.n * tasks.q, shape)
-    settings, prediction = plan_search(flags.search_settings(), flags.memory, network_settings, size)
+    asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
+    settings, prediction = plan_search(asked, flags.memory, network_settings, size)
     if prediction is not None:
         print(prediction.as_text(settings))
     if flags.memory.dry_run:

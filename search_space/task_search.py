@@ -15,9 +15,10 @@ from models.step_by_step import MicroBatch, step_by_step_backward
 from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Choice, Noise
 from search_space.batches import Batch, BatchOrders, batches, micro_batches, query_batches
+from search_space.head_start import centroid_head
 from search_space.search_network import SearchNetwork
 from search_space.selection import Selector
-from search_space.settings import FASTEST, SearchSettings
+from search_space.settings import CENTROID, FASTEST, ZERO, SearchSettings
 from search_space.unrolled import unrolled_architecture_gradient
 from utils.draws import Draws
 from utils.errors import InputError
@@ -118,6 +119,7 @@ class TaskSearch:
             images: (N, C, H, W). labels: (N,).
         """
         settings, size = self.settings, len(labels)
+        self.start_head(images, labels)
         optimizers = self.new_optimizers()
         orders = BatchOrders(self.draws, size, settings.batch_size)
         steps_left = settings.architecture_epochs * len(batches(torch.arange(size), settings.batch_size))
@@ -133,6 +135,27 @@ class TaskSearch:
                 steps_left -= searching
                 loss += done.loss * len(weight_batch) / size
         return loss
+
+    @torch.no_grad()
+    def start_head(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Sets the head to where ``head_init`` says that it starts; see :meth:`adapt`."""
+        head, how = self.supernet.head, self.settings.head_init
+        if how == ZERO:
+            head.weight.zero_()
+            head.bias.zero_()
+        if how != CENTROID:
+            return
+        mixtures = self.mixtures()
+        order = torch.randperm(len(labels), generator=self.draws.generator("head"))
+        self.supernet.train()
+        features = [
+            self.supernet.features(images[part], mixtures)
+            for batch in batches(order, self.settings.batch_size)
+            for part in micro_batches(batch, self.settings.schedule)
+        ]
+        weight, bias = centroid_head(torch.cat(features), labels[order], head.out_features)
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
 
     def new_optimizers(self) -> Optimizers:
         """Fresh ones, as each task starts with."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from search_space.flags.declare import FEW_SHOT, FULL, OWN, Section, flag
 from search_space.normalizers import ANNEAL_MODES, NORMALIZERS, Normalizer
-from search_space.settings import SearchSettings
+from search_space.settings import HEAD_STARTS, META, SearchSettings
 from utils.run.cli import DEVICES, ArgumentParser, place, real, switch, whole
 
 # The published settings. test_batch_size is the task batch of testing; miniImageNet's is 5 with one shot.
@@ -122,6 +122,13 @@ class AdaptationFlags(Section):
     normalizer_t_max: float = flag(real(1e-3, 1000), "temperature T at a task's start", 1.0)
     normalizer_t_min: float = flag(real(1e-3, 1000), "T at its end, at most as high", 0.1)
     alpha_prune_threshold: float = flag(real(0, 1), "candidates less probable than this are not run", 0.01)
+    head_init: str | None = flag(
+        str,
+        "where a task's head starts; meta: as the meta-cell has it; centroid: it classifies by the support set's mean "
+        "features (default: meta, of a meta-cell that was pre-trained only centroid)",
+        choices=HEAD_STARTS,
+        only=SMALL_TASKS,
+    )
     transductive: int | None = flag(
         switch,
         "1: BN normalises a query batch by its own statistics; 0: by the support set's, image by image",
@@ -145,6 +152,7 @@ class AdaptationFlags(Section):
             alpha_lr=self.alpha_lr,
             normalizer=self.annealing(),
             prune_threshold=self.alpha_prune_threshold,
+            head_init=self.head_init or META,
             transductive=bool(self.transductive),
         )
 

@@ -154,8 +154,9 @@ class BatchedSearch:
                 noises = [task.draw_noise() for task in self.tasks]
                 validated = None
                 if searching:
-                    batch = _taken(images, validation), _taken(labels, validation)
-                    validated = self._architecture_step(*batch, noises, architectures)
+                    validated = self._architecture_step(
+                        _taken(images, validation), _taken(labels, validation), noises, architectures
+                    )
                 done = self._weight_step(_taken(images, training), _taken(labels, training), noises, weights)
                 reason = reason_to_diverge(settings, validated, done.sum().item(), first)
                 if reason is not None:
