@@ -33,15 +33,8 @@ from search_space.pretraining.training import Pretraining
 from search_space.primitives import FEW_SHOT
 from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork, check_meta_cell, load_meta_cell
-from torchmeta_loader import (
-    DATASETS,
-    INPUT_SHAPES,
-    FewShotTasks,
-    content_digest,
-    episodes,
-    few_shot_tasks,
-    held_out_split,
-)
+from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_tasks, held_out_split
+from utils.data.names import FEW_SHOT_SETS, INPUT_SHAPES
 from utils.data.views import DRAWINGS, PHOTOGRAPHS
 from utils.errors import InputError
 from utils.report.page import write_report
@@ -57,7 +50,7 @@ from utils.run.torchrun import is_restarted, remember_run
 
 
 def parse_args() -> TfmlFlags:
-    return parse_tfml_flags(__doc__.splitlines()[0], {name: INPUT_SHAPES.get(name) for name in DATASETS})
+    return parse_tfml_flags(__doc__.splitlines()[0], {name: INPUT_SHAPES.get(name) for name in FEW_SHOT_SETS})
 
 
 def load_tasks(flags: TfmlFlags, earlier: MetaCell | None) -> tuple[FewShotTasks, FewShotTasks]:

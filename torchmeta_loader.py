@@ -32,6 +32,7 @@ from utils.data.episode import Episode
 from utils.data.few_shot_folder import folder_shape, folder_split
 from utils.data.few_shot_split import FewShotSplit, class_name
 from utils.data.labelled_images import LabelledImages
+from utils.data.names import INPUT_SHAPES
 from utils.data.prepare import WEBSITE, prepare
 from utils.data.torchmeta_mend import torchmeta
 from utils.draws import derive_seed, numpy_generator
@@ -41,11 +42,7 @@ from utils.run.cli import ArgumentParser, folder, run
 ClassDataset = torchmeta.utils.data.ClassDataset
 ConcatTask = torchmeta.utils.data.ConcatTask
 Categorical = torchmeta.transforms.Categorical
-
-# Channels, height, width; a folder of images has its own.
-INPUT_SHAPES = {**torchmeta_sets.SHAPES, "synthetic": glyphs.SHAPE}
 LABELLED_GLYPHS = 200  # classes of synthetic glyphs in a labelled set
-DATASETS = (*INPUT_SHAPES, "imagefolder")
 
 
 def few_shot_tasks(
@@ -66,7 +63,7 @@ def few_shot_tasks(
     """The few-shot tasks over the classes of one split.
 
     Args:
-        dataset: one of ``DATASETS``.
+        dataset: one of ``FEW_SHOT_SETS``.
         split: "train", "val" or "test"; they share no class.
         ways: classes a task.
         shots: support images a class.

@@ -8,7 +8,7 @@ from search_space.flags.onnas import OnnasFlags
 from search_space.methods import METHODS, network_of
 from search_space.primitives import FULL_TASK
 from search_space.search_network import load_meta_cell
-from search_space.settings import CENTROID, META
+from search_space.settings import CENTROID, META, SearchSettings
 from utils.errors import InputError
 
 
@@ -32,6 +32,16 @@ def head_start(asked: str | None, meta_cell: MetaCell) -> str:
     """Where a task's head starts: as asked for, or as suits the meta-cell. One only pre-trained has a head of zeros."""
     is_zero = not any(tensor.any() for tensor in meta_cell.head.values())
     return asked or (CENTROID if is_zero else META)
+
+
+def head_note(meta_cell: MetaCell, path: Path, ways: int, settings: SearchSettings) -> str | None:
+    """What to say where a meta-cell's head, read from ``path``, is of no use; None: it is of use, or not asked for."""
+    if settings.head_init != META or meta_cell.ways == ways:
+        return None
+    return (
+        f"{path} was trained for tasks of {meta_cell.ways} ways: the head of {ways} starts at zero "
+        "(--head_init centroid: from the support set)."
+    )
 
 
 def network_from_scratch(flags: OnnasFlags, channels: int) -> SupernetSettings:

@@ -143,8 +143,8 @@ class TfmlFlags(Flags):
 
     def adaptation(self) -> dict[str, object]:
         """How a meta-test adapts, by the names of onnas.py's flags."""
-        of_testing = {name: value for name, value in vars(self.search).items() if name not in NOT_OF_ADAPTING}
-        return {**of_testing, "batch_size": self.test.test_batch_size}
+        of_testing = {**vars(self.search), "batch_size": self.test.test_batch_size}
+        return {name: value for name, value in of_testing.items() if name not in NOT_OF_ADAPTING and value is not None}
 
     def may_change(self) -> set[str]:
         """A decay reaches 0 at the end: a longer run would have been another one from its start."""

@@ -20,7 +20,6 @@ from utils.data.torchvision_sets import load_torchvision_set
 from utils.draws import shuffled_classes
 from utils.errors import InputError
 
-DATASETS = ("cifar10", "cifar100", "mnist", "fashionmnist", "imagefolder")
 # Mean and standard deviation of each channel of the training images, on the [0, 1] scale.
 NORMALISATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -60,7 +59,7 @@ def load_full_task(
     """Loads a task and checks all of it.
 
     Args:
-        dataset: one of ``DATASETS``.
+        dataset: one of ``FULL_TASK_SETS``.
         data_path: the folder that holds torchvision's folder or archive of the set; for "imagefolder" that of
             ``train/<class>/`` and, if there is one, ``test/<class>/``.
         seed: draws the fifth of ``train/`` that is held out where there is no ``test/``.

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from torchvision.transforms import ToTensor
 
 from utils.data.few_shot_split import FewShotSplit, SplitSize
+from utils.data.names import INPUT_SHAPES
 from utils.data.torchmeta_mend import torchmeta
 from utils.draws import numpy_generator
 
@@ -18,13 +19,10 @@ OVERSAMPLING = 3
 POINTS_PER_STROKE = 14
 
 
-SHAPE = (1, 28, 28)
-
-
 def glyph_split(split: str, seed: int) -> FewShotSplit:
     """The glyphs of a split, which are drawn when asked for."""
     size = SplitSize(split, GLYPHS_PER_SPLIT, GLYPHS_PER_SPLIT * DRAWINGS_PER_GLYPH)
-    return FewShotSplit(SyntheticGlyphs(seed, split), [DRAWINGS_PER_GLYPH], SHAPE, size)
+    return FewShotSplit(SyntheticGlyphs(seed, split), [DRAWINGS_PER_GLYPH], INPUT_SHAPES["synthetic"], size)
 
 
 class SyntheticGlyphs(torchmeta.utils.data.ClassDataset):

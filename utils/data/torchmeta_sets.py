@@ -7,6 +7,7 @@ import torch
 from torchvision.transforms import Compose, Resize, ToTensor
 
 from utils.data.few_shot_split import FewShotSplit, SplitSize, decoded_once
+from utils.data.names import INPUT_SHAPES
 from utils.data.prepare import WEBSITE, download, is_prepared, prepare_command
 from utils.data.torchmeta_mend import torchmeta
 from utils.errors import InputError
@@ -17,7 +18,6 @@ ClassDataset = torchmeta.utils.data.ClassDataset
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 # Channels, height, width.
-SHAPES = {"omniglot": (1, 28, 28), "miniimagenet": (3, 84, 84)}
 
 
 def torchmeta_split(
@@ -47,7 +47,7 @@ def torchmeta_split(
         raise _refusal(dataset, split, data_path, error) from error
     images, notes = _decoded_once(dataset, classes, counts, data_path)
     size = SplitSize(split, len(counts) // forms, sum(counts) // forms)
-    return FewShotSplit(classes, counts, SHAPES[dataset], size, [classes.labels, counts], images, notes)
+    return FewShotSplit(classes, counts, INPUT_SHAPES[dataset], size, [classes.labels, counts], images, notes)
 
 
 def _open_classes(dataset: str, split: str, data_path: Path, use_vinyals_split: bool) -> ClassDataset:
@@ -79,7 +79,9 @@ def _decoded_once(dataset: str, classes: ClassDataset, counts: list[int], data_p
         return pixels.mul_(255).round_().byte().numpy()  # exact: ToTensor divided whole numbers by 255
 
     try:
-        return decoded_once(data_path / dataset / "cache" / f"{name}.npy", status, counts, SHAPES[dataset], decode)
+        return decoded_once(
+            data_path / dataset / "cache" / f"{name}.npy", status, counts, INPUT_SHAPES[dataset], decode
+        )
     finally:
         classes.close()
 
