@@ -1,6 +1,7 @@
 """What search and training of a full task share: the steps of an epoch, epochs that go on, and testing."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -76,11 +77,20 @@ class Epochs:
         return {f"{prefix}{key}": heaviest and getattr(heaviest, key) for key in keys}
 
 
+Logits = Callable[[torch.Tensor], torch.Tensor]
+
+
 @torch.no_grad()
-def share_of_right(logits: Callable[[torch.Tensor], torch.Tensor], batches: Batches, device: torch.device) -> float:
+def classify(logits: Logits, batches: Batches, device: torch.device) -> tuple[list[int], list[int]]:
+    """The label and the given class of each image, in the batches' order."""
+    labels, given = [], []
+    for images, of_batch in batches:
+        labels += of_batch.tolist()
+        given += logits(images.to(device)).argmax(1).tolist()
+    return labels, given
+
+
+def share_of_right(logits: Logits, batches: Batches, device: torch.device) -> float:
     """The share of images that are classified rightly."""
-    right, seen = 0, 0
-    for images, labels in batches:
-        right += (logits(images.to(device)).argmax(1) == labels.to(device)).sum().item()
-        seen += len(labels)
-    return right / seen
+    labels, given = classify(logits, batches, device)
+    return sum(map(operator.eq, labels, given)) / len(labels)
