@@ -17,7 +17,7 @@ CALLS = {
     "tfml.sh": ["tfml.py"],
     "tfml_onnas.sh": ["onnas.py"],
     "onnas_full_task.sh": ["onnas.py"],
-    "quickstart.sh": ["tfml.py", "onnas.py", "-m utils.quickstart_table"],
+    "quickstart.sh": ["tfml.py", "onnas.py", "-m utils.quickstart_table", "-m utils.data.drawings"],
 }
 
 

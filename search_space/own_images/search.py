@@ -89,7 +89,7 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
         write_results(path / "results.json", replace(results, exports=exports))
     from utils.report.page import write_report  # Matplotlib, whose memory the search did without
 
-    print(f"{path / 'adapted.pt'} classifies later: python onnas.py --adapted; {write_report(path)}")
+    print(f"{write_report(path)} shows it; more images: python onnas.py --adapted {path / 'adapted.pt'} --query DIR")
 
 
 def plan_own_images(flags: OnnasFlags) -> OwnPlan:
