@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from search_space.found_figures import measure_found
+from search_space.found_figures import measure_found, of_all_tasks
 from search_space.primitives import FEW_SHOT
 from search_space.settings import SearchSettings
 from tests.helpers import WAYS, random_images, start_search, tiny_supernet
 from utils.data.episode import Episode
 from utils.memory import MIB
+from utils.results.schema import TaskRow
 
 SETTINGS = SearchSettings(epochs=1, architecture_epochs=1, batch_size=6, w_lr=0.01, alpha_lr=0.0)
 
@@ -36,3 +37,18 @@ def test_figures_of_a_found_network():
     found = search.classify(episode.query, labels, episode.support, search.found_mixtures())
     same = sum(a == b for a, b in zip(found.predictions, relaxed.predictions, strict=True))
     assert (figures.found_accuracy, figures.agreement) == (found.accuracy, same / 9)
+
+
+def test_figures_of_all_tasks_are_means_and_the_heaviest_peak():
+    row = {"accuracy": 0.5, "accuracy_before": 0.5, "seconds": 1.0, "seconds_per_step": 1.0, "predictions": []}
+    row |= {"genotype": {}, "found_parameters": 10, "found_storage_mib": 1.0, "candidate_entropy": 0.5, "macs": 40}
+    rows = [
+        TaskRow(task=0, found_accuracy=0.8, agreement=1.0, found_macs=20, found_peak_memory_mib=3.0, **row),
+        TaskRow(task=1, found_accuracy=0.6, agreement=0.5, found_macs=30, found_peak_memory_mib=4.0, **row),
+        TaskRow(task=2, found_accuracy=0.7, agreement=0.9, found_macs=25, **row),
+    ]
+    figures = of_all_tasks(rows)
+    assert figures["found_accuracy"] == pytest.approx(0.7)
+    assert figures["found_accuracy_ci95"] == pytest.approx(1.96 * 0.1 / 3**0.5)
+    assert figures["agreement"] == pytest.approx(0.8)
+    assert (figures["found_macs"], figures["macs"], figures["found_peak_memory_mib"]) == (25, 40, 4.0)
