@@ -18,7 +18,7 @@ from search_space.batches import BatchOrders, query_batches
 from search_space.evaluation import TRAINING_TASK, Start
 from search_space.meta.batched_adam import BatchedAdam
 from search_space.search_network import SearchNetwork
-from search_space.settings import CENTROID, SearchSettings
+from search_space.settings import META, SearchSettings
 from search_space.task_search import TaskSearch, reason_to_diverge
 from utils.data.episode import Episode
 from utils.draws import Draws
@@ -140,7 +140,7 @@ class BatchedSearch:
             InputError: a loss is not finite.
         """
         settings, size = self.settings, labels.shape[1]
-        if settings.head_init == CENTROID:
+        if settings.head_init != META:
             self._start_heads(images, labels)
         weights = BatchedAdam(self.net.weights.values(), settings.w_lr)
         architectures = [task.new_architecture_optimizer() for task in self.tasks]
