@@ -149,14 +149,15 @@ class TaskSearch:
         if how != CENTROID:
             return
         mixtures = self.mixtures()
-        order = torch.randperm(len(labels), generator=self.draws.generator("head"))
-        self.supernet.train()
-        features = [
-            self.supernet.features(images[part], mixtures)
-            for batch in batches(order, self.settings.batch_size)
+        self.average_batch_statistics(images, mixtures)
+        self.supernet.eval()
+        parts = [
+            part
+            for batch in batches(torch.arange(len(labels)), self.settings.batch_size)
             for part in micro_batches(batch, self.settings.schedule)
         ]
-        weight, bias = centroid_head(torch.cat(features), labels[order], head.out_features)
+        features = torch.cat([self.supernet.features(images[part], mixtures) for part in parts])
+        weight, bias = centroid_head(features, labels, head.out_features)
         head.weight.copy_(weight)
         head.bias.copy_(bias)
 
