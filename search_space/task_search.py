@@ -151,12 +151,8 @@ class TaskSearch:
         mixtures = self.mixtures()
         self.average_batch_statistics(images, mixtures)
         self.supernet.eval()
-        parts = [
-            part
-            for batch in batches(torch.arange(len(labels)), self.settings.batch_size)
-            for part in micro_batches(batch, self.settings.schedule)
-        ]
-        features = torch.cat([self.supernet.features(images[part], mixtures) for part in parts])
+        batch_size = self.settings.schedule.largest(self.settings.batch_size)  # as many at a time as in adapting
+        features = torch.cat([self.supernet.features(part, mixtures) for part in images.split(batch_size)])
         weight, bias = centroid_head(features, labels, head.out_features)
         head.weight.copy_(weight)
         head.bias.copy_(bias)
