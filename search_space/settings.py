@@ -45,6 +45,7 @@ class SearchSettings:
 
     epochs: passes over the support set.
     architecture_epochs: those that adapt alpha and beta too: of a few-shot task the first, of a full one the last.
+    found_epochs: the last ones, of a few-shot task, which train the weights of the found network alone.
     batch_size: images of a batch.
     sampleno: candidates of an edge that get gradient, None: all. alpha_expect: chosen by expectation.
     beta_sampling: one edge pair a node gets gradient.
@@ -69,6 +70,7 @@ class SearchSettings:
     drop_path_prob: float = 0.0
     unrolled: bool = False
     head_init: str = META
+    found_epochs: int = 0
     transductive: bool = True
     compiled: bool = False
 
