@@ -7,6 +7,11 @@ Runs onnas.py for each method, into a folder of its own in --path, then prints t
 compare.json. Flags that are not its own go to onnas.py. The same command again goes on where it was stopped.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("utils.compare")  # before what takes seconds to import
+
 import argparse
 import contextlib
 import os

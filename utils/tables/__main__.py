@@ -7,6 +7,11 @@ Reads the runs in the folders and below them, prints the tables as far as a term
 followed by the commands that fill it.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("utils.tables")  # before what takes seconds to import
+
 from pathlib import Path
 from textwrap import fill
 
