@@ -94,7 +94,7 @@ class Genotype:
 
     @classmethod
     def parse(cls, text: str, source: str) -> "Genotype":
-        """Reads JSON (:meth:`as_dict`), a printed dict or DARTS's text (:meth:`as_text`), which may have a name before it.
+        """Reads JSON (:meth:`as_dict`), a printed dict, or DARTS's text (:meth:`as_text`), given a name or not.
 
         Raises:
             InputError: the text is none of them, or not a genotype as :meth:`from_dict` wants it.
