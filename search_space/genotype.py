@@ -14,7 +14,7 @@ from models.operations import OPERATIONS
 from models.supernet import EDGES, NORMAL, PAIRS, REDUCTION
 from search_space.architecture import Architecture, input_pairs
 from utils.errors import InputError
-from utils.run.files import read_file, replacing, write_json
+from utils.run.files import read_file, write_json, write_text
 
 CELLS = ("normal", "reduce")
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
@@ -131,8 +131,7 @@ def save_genotype(genotype: Genotype, path: Path) -> None:
     if path.suffix == ".json":
         write_json(path, genotype.as_dict())
         return
-    with replacing(path) as temporary:
-        temporary.write_text(genotype.as_text() + "\n")
+    write_text(path, genotype.as_text() + "\n")
 
 
 def read_genotype(architecture: Architecture, primitives: tuple[str, ...]) -> Genotype:
