@@ -16,6 +16,9 @@ class Deleting:
     def __init__(self, path):
         self.path, self.steps = path, 0
 
+    def load_state_dict(self, state):
+        raise AssertionError("there is no checkpoint")
+
     def train_epoch(self, epoch, batches, on_step):
         for number in batches:
             self.steps += 1
