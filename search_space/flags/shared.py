@@ -39,7 +39,7 @@ FULL_TASK_PRESET = {"test_batch_size": 64, "w_lr": 0.025, "alpha_lr": 3e-4}
 
 EPOCHS = 10_000_000  # more than years of them
 IMAGES = 1_000_000  # more than memory holds
-LR = 10_000  # at a hundredth of it nothing is learnt any more
+LR = 100  # with it nothing is learnt any more
 
 
 def preset(name: str | None, dataset: str, shots: int) -> dict[str, Any]:
