@@ -33,6 +33,7 @@ from search_space.exporting import export_task_network
 from search_space.flags.declare import FULL, OWN
 from search_space.flags.less_memory import less_memory
 from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
+from search_space.found_figures import of_all_tasks
 from search_space.memory.fit import plan_search, split_note
 from search_space.memory.size import Size
 from search_space.resume import checked_values
@@ -159,7 +160,8 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
         write_results(path / "results.json", replace(results, exports=exports))
     write_report(path)
     ci95 = "" if results.accuracy_ci95 is None else f" +- {results.accuracy_ci95:.4f}"
-    print(f"accuracy {results.accuracy:.4f}{ci95} over {len(rows)} tasks; {path / 'results.json'}")
+    found = "" if results.found_accuracy is None else f", of the network found {results.found_accuracy:.4f}"
+    print(f"accuracy {results.accuracy:.4f}{ci95}{found} over {len(rows)} tasks; {path / 'results.json'}")
 
 
 def few_shot_results(
@@ -190,6 +192,7 @@ def few_shot_results(
         peak_memory_test_mib=max(row.peak_memory_test_mib for row in measured),
         genotype=json.loads(genotypes.most_common(1)[0][0]),
         settings=values,
+        **of_all_tasks(rows),
         **start.network.sizes(start.meta_cell),
     )
 
@@ -201,7 +204,7 @@ def export_episode(flags: OnnasFlags, start: Start, episode: Episode) -> list[Ex
     search = start.unfold(TEST_TASK, episode.number)
     search.adapt(support, episode.support_labels.to(device))
     return export_task_network(
-        task_network(search, support),
+        task_network(search, support, flags.search.network(flags.adaptation)),
         flags.derived.export,
         episode.query,
         episode.query_labels,

@@ -226,8 +226,9 @@ def main():
         )
         separate = training.cells == "separate"
         meta_cell = folded if separate else second_fold(meta_cell, folded, training.cell_weighting)
-        if not meta_cell.is_finite():
-            raise InputError(f"the fold of meta-epoch {meta_epoch} diverged: --w_meta_lr or --a_meta_lr is too large.")
+        if not meta_cell.is_usable():
+            rates = "--w_lr, --alpha_lr, --w_meta_lr or --a_meta_lr"
+            raise InputError(f"the fold of meta-epoch {meta_epoch} diverged: {rates} is too large.")
         seconds = time.perf_counter() - started
 
         tested, first_task, record = {}, None, None

@@ -15,6 +15,11 @@ Run as a script, it turns a manual download into what torchmeta reads:
     python torchmeta_loader.py --prepare omniglot|miniimagenet --source FILE_OR_DIR --data_path DIR
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("torchmeta_loader.py")  # before what takes seconds to import
+
 import argparse
 import copy
 import hashlib

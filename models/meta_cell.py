@@ -15,6 +15,7 @@ from utils.run.files import read_tensors, write_tensors
 Tensors = dict[str, torch.Tensor]
 FORMAT = 1
 CELL_LR = 1.0
+LARGEST = 1_000_000  # of a number, either way; those that are learnt are far smaller
 
 
 def weighted_change(start: torch.Tensor, ends: list[torch.Tensor], weighting: str) -> torch.Tensor:
@@ -49,7 +50,11 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def _is_sound(value: object, shape: tuple[int, ...]) -> bool:
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.dtype != torch.float32:
         return False
-    return tuple(value.shape) == shape and value.device.type == "cpu" and bool(value.isfinite().all())
+    return tuple(value.shape) == shape and value.device.type == "cpu" and _is_usable(value)
+
+
+def _is_usable(tensor: torch.Tensor) -> bool:
+    return bool((tensor.abs() <= LARGEST).all())  # not a number is not, either
 
 
 @torch.no_grad()
@@ -144,8 +149,9 @@ class MetaCell:
     def parameter_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
-    def is_finite(self) -> bool:
-        return all(bool(tensor.isfinite().all()) for tensor in self.tensors())
+    def is_usable(self) -> bool:
+        """Whether a search can begin from its numbers."""
+        return all(map(_is_usable, self.tensors()))
 
     def as_dict(self) -> dict:
         """Tensors and plain values only."""
@@ -179,7 +185,7 @@ class MetaCell:
         """Checks the tensors, read from ``path``, against a supernet of the same settings (of any number of ways).
 
         Raises:
-            InputError: they are not those that it needs, or are not finite numbers.
+            InputError: they are not those that it needs, or are not finite numbers, or too large.
         """
         width = supernet.head.in_features
         cells = [_shapes(cell) for cell in supernet.cells]
@@ -194,7 +200,8 @@ class MetaCell:
                 raise InputError(f"{path} holds other tensors than its settings need.")
             for name, shape in shapes.items():
                 if not _is_sound(part[name], shape):
-                    raise InputError(f"{path} holds for {name} something else than {shape} finite numbers.")
+                    numbers = f"{shape} numbers of at most {LARGEST:,}"
+                    raise InputError(f"{path} holds for {name} something else than {numbers}.")
 
     def save(self, path: Path) -> None:
         """Writes tensors and plain values only, whole or not at all."""

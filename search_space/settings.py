@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from search_space.normalizers import Normalizer
 
+# The network that classifies when a task has been adapted to: what the genotype names alone, or all that is mixed.
+FOUND, RELAXED = NETWORKS = ("found", "relaxed")
 # How a backward pass is taken, the fastest first. ORDINARY: one pass over everything that autograd kept; the other two:
 # step by step, see models/step_by_step.py.
 ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
@@ -45,6 +47,7 @@ class SearchSettings:
 
     epochs: passes over the support set.
     architecture_epochs: those that adapt alpha and beta too: of a few-shot task the first, of a full one the last.
+    found_epochs: the last ones, of a few-shot task, which train the weights of the found network alone.
     batch_size: images of a batch.
     sampleno: candidates of an edge that get gradient, None: all. alpha_expect: chosen by expectation.
     beta_sampling: one edge pair a node gets gradient.
@@ -69,6 +72,7 @@ class SearchSettings:
     drop_path_prob: float = 0.0
     unrolled: bool = False
     head_init: str = META
+    found_epochs: int = 0
     transductive: bool = True
     compiled: bool = False
 

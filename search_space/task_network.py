@@ -3,13 +3,16 @@
 import torch
 
 from models.pruned_network import PrunedNetwork
+from search_space.settings import FOUND
 from search_space.task_search import TaskSearch
 
 
-def task_network(search: TaskSearch, support: torch.Tensor) -> PrunedNetwork:
-    """A copy of the relaxed network, for one image at a time: BN normalises by the average statistics of the support
-    set (M, C, H, W).
+def task_network(search: TaskSearch, support: torch.Tensor, which: str) -> PrunedNetwork:
+    """A copy of the network for one image at a time: BN normalises by the support set's average statistics.
+
+    Args:
+        support: (M, C, H, W). which: one of NETWORKS.
     """
-    mixtures = search.mixtures()
+    mixtures = search.found_mixtures() if which == FOUND else search.mixtures()
     search.average_batch_statistics(support, mixtures)
     return PrunedNetwork(search.supernet, mixtures)

@@ -12,6 +12,7 @@ from search_space.flags.shared import (
     IMAGES,
     LR,
     OF_DATA_SETS,
+    SMALL_TASKS,
     AdaptationFlags,
     RunFlags,
     TaskFlags,
@@ -21,7 +22,7 @@ from search_space.flags.shared import (
     refuse_rising_temperature,
 )
 from search_space.methods import METHODS, method_flags, settings_of
-from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
+from search_space.settings import FASTEST, FOUND, LEANEST, NETWORKS, ORDINARY, RELAXED, Schedule, SearchSettings
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
 
@@ -78,6 +79,17 @@ class SearchFlags(Section):
     beta_sampling: int = flag(switch, "onnas, random: 1 gives gradient to one edge pair a node", 1)
     unrolled: int = flag(switch, "darts: 1 takes the architecture gradient one weight step ahead", 0)
     batch_size: int = flag(whole(2, IMAGES), "images of a batch (default: the preset's, for a full task 64)")
+    export_network: str | None = flag(
+        str,
+        "small tasks: what --export writes, and what classifies your own images (default: found where --found_epochs "
+        "trains it, else relaxed)",
+        choices=NETWORKS,
+        only=SMALL_TASKS,
+    )
+
+    def network(self, adaptation: AdaptationFlags) -> str:
+        """Which network classifies."""
+        return self.export_network or (FOUND if adaptation.found_epochs else RELAXED)
 
 
 @dataclass(frozen=True)
@@ -202,8 +214,8 @@ class OnnasFlags(Flags):
             InputError: the meta-cell names a value that there is not, or T would rise over a task.
         """
         values = self.as_dict()
-        batch_size = next(part for part in fields(SearchFlags) if part.name == "batch_size")
-        complete(values, adaptation, self.kind.meta_cell, (*fields(AdaptationFlags), batch_size))
+        own = [part for part in fields(SearchFlags) if part.name in ("batch_size", "export_network")]
+        complete(values, adaptation, self.kind.meta_cell, (*fields(AdaptationFlags), *own))
         return build(OnnasFlags, values)
 
 

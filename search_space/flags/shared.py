@@ -40,7 +40,7 @@ FULL_TASK_PRESET = {"test_batch_size": 64, "w_lr": 0.025, "alpha_lr": 3e-4}
 OF_DATA_SETS, SMALL_TASKS = (FEW_SHOT, FULL), (FEW_SHOT, OWN)  # which tasks have a use for a flag
 EPOCHS = 10_000_000  # more than years of them
 IMAGES = 1_000_000  # more than memory holds
-LR = 10_000  # at a hundredth of it nothing is learnt any more
+LR = 100  # with it nothing is learnt any more
 
 
 def preset(name: str | None, dataset: str, shots: int) -> dict[str, Any]:
@@ -117,6 +117,9 @@ class AdaptationFlags(Section):
         1.0,
         only=SMALL_TASKS,
     )
+    found_epochs: float | None = flag(
+        real(0, 1), "share of them, the last, that train the weights of the found network alone", 0.0, only=SMALL_TASKS
+    )
     normalizer: str = flag(str, "from alpha and beta to weights", "softmax", choices=NORMALIZERS)
     normalizer_temp_anneal_mode: str = flag(str, "how T goes over a task", "linear", choices=ANNEAL_MODES)
     normalizer_t_max: float = flag(real(1e-3, 1000), "temperature T at a task's start", 1.0)
@@ -142,11 +145,17 @@ class AdaptationFlags(Section):
             self.normalizer, self.normalizer_temp_anneal_mode, self.normalizer_t_max, self.normalizer_t_min
         )
 
+    def found_of(self, epochs: int) -> int:
+        """How many of a task's epochs train the found network alone."""
+        return round(self.found_epochs * epochs)
+
     def of_test_task(self, batch_size: int) -> SearchSettings:
         """How a few-shot test task is adapted; every candidate gets gradient."""
+        found_epochs = self.found_of(self.test_task_train_steps)
         return SearchSettings(
             epochs=self.test_task_train_steps,
-            architecture_epochs=round(self.test_adapt_steps * self.test_task_train_steps),
+            architecture_epochs=round(self.test_adapt_steps * (self.test_task_train_steps - found_epochs)),
+            found_epochs=found_epochs,
             batch_size=batch_size,
             w_lr=self.w_lr,
             alpha_lr=self.alpha_lr,

@@ -129,9 +129,12 @@ class TfmlFlags(Flags):
     def of_training_task(self, meta_epoch: int) -> SearchSettings:
         """How a training task is adapted: in the warm-up its weights only."""
         training, search = self.training, self.search
+        searching = meta_epoch >= training.warm_up_epochs
+        found_epochs = search.found_of(training.task_train_steps) if searching else 0
         return SearchSettings(
             epochs=training.task_train_steps,
-            architecture_epochs=training.task_train_steps if meta_epoch >= training.warm_up_epochs else 0,
+            architecture_epochs=training.task_train_steps - found_epochs if searching else 0,
+            found_epochs=found_epochs,
             batch_size=training.batch_size,
             w_lr=search.w_lr,
             alpha_lr=search.alpha_lr,

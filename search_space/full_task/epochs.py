@@ -13,6 +13,7 @@ from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
 from utils.memory import METERED_STEPS, PeakMemory
 from utils.results.schema import as_values
 from utils.run.progress import progress_bar
+from utils.run.run_directory import still_there
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (N, C, H, W) and labels (N,)
 
@@ -60,10 +61,18 @@ class Epochs:
             name: in the progress bar. steps: of an epoch.
             batches: what an epoch is given, by its number.
             on_epoch: is told of the row of each.
+
+        Raises:
+            InputError: the run's folder has been deleted.
         """
         with progress_bar(None, name, "step", self.first * steps, self.epochs * steps) as progress:
+
+            def on_step() -> None:
+                still_there(self.checkpoint.parent)  # an epoch may take hours
+                progress.update()
+
             for epoch in range(self.first, self.epochs):
-                row = self.trained.train_epoch(epoch, *batches(epoch), progress.update)
+                row = self.trained.train_epoch(epoch, *batches(epoch), on_step)
                 self.log.append(row)
                 on_epoch(row)
                 save_checkpoint(self.checkpoint, epoch + 1, self.trained.state_dict())

@@ -33,10 +33,13 @@ class Adapted:
     figures: dict
 
 
-def adapt(start: Start, number: int, task: OwnTask, measure: bool, index: Sequence[int] | None = None) -> Adapted:
+def adapt(
+    start: Start, which: str, number: int, task: OwnTask, measure: bool, index: Sequence[int] | None = None
+) -> Adapted:
     """Adapts to a task's images, shown by a progress bar.
 
     Args:
+        which: the network that is to classify, one of NETWORKS.
         number: settles the draws; 0 for the whole task, 1, 2, ... for its folds.
         measure: whether to measure the peak of memory, which takes time.
         index: of the images; None: all.
@@ -64,16 +67,17 @@ def adapt(start: Start, number: int, task: OwnTask, measure: bool, index: Sequen
         "genotype": start.network.genotype().as_dict(),
     }
     search.refuse_divergence("the search")
-    return Adapted(task_network(search, images), figures)
+    return Adapted(task_network(search, images, which), figures)
 
 
 @torch.no_grad()
 def judge_folds(
-    start: Start, task: OwnTask, folds: Sequence[Fold], exported: bool
+    start: Start, which: str, task: OwnTask, folds: Sequence[Fold], exported: bool
 ) -> tuple[Judged, list[ExportedFile]]:
     """Adapts without each part in turn, and classifies that part.
 
     Args:
+        which: the network that classifies, one of NETWORKS.
         exported: whether to export each network, too.
 
     Returns:
@@ -82,7 +86,7 @@ def judge_folds(
     labels, predictions, exports = [], [], []
     for number, (rest, left_out) in enumerate(folds, start=1):
         with torch.enable_grad():
-            network = adapt(start, number, task, False, rest).network.eval()
+            network = adapt(start, which, number, task, False, rest).network.eval()
         images = task.images[left_out]
         labels += task.labels[left_out].tolist()
         predictions += [network(image[None].to(start.network.device)).argmax().item() for image in images]

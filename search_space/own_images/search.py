@@ -57,12 +57,15 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
     # Adapt to all images, and keep the network; then without each part in turn.
     network = SearchNetwork.build(plan.network, len(task.class_names), seed, device)
     start = Start(plan.meta_cell, network, plan.settings, seed)
-    done = adapt(start, 0, task, measure=True)
-    origin = {"search": flags.search.search, "meta_cell (SHA-256)": file_digest(flags.kind.meta_cell)}
+    which = flags.search.network(flags.adaptation)
+    done = adapt(start, which, 0, task, measure=True)
+    origin = {"search": flags.search.search, "network": which, "meta_cell (SHA-256)": file_digest(flags.kind.meta_cell)}
     adapted = AdaptedNetwork(done.network, task.class_names, task.preparation, origin)
     adapted.save(path / "adapted.pt")
     labelled = queries is not None and any(query.label is not None for query in queries.files)
-    judged, of_folds = judge_folds(start, task, folds, export is not None and not labelled) if folds else (None, [])
+    judged, of_folds = (
+        judge_folds(start, which, task, folds, export is not None and not labelled) if folds else (None, [])
+    )
 
     # Classify the others.
     figures = {} if queries is None else classify_files(path, adapted, queries)

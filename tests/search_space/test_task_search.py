@@ -344,8 +344,10 @@ def test_head_starts_at_the_class_means_of_the_support_sets_features():
         parameter.any() for parameter in Watched(replace(still, head_init=ZERO)).adapt().supernet.head.parameters()
     )
     watched = Watched(replace(still, head_init=CENTROID)).adapt()
+    mixtures = watched.search.mixtures()
+    watched.search.average_batch_statistics(watched.images, mixtures)  # as images are classified one by one
     with torch.no_grad():
-        features = watched.supernet.train().features(watched.images, watched.search.mixtures())
+        features = watched.supernet.eval().features(watched.images, mixtures)
     for actual, expected in zip(
         watched.supernet.head.parameters(), centroid_head(features, watched.labels, WAYS), strict=True
     ):

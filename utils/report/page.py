@@ -13,7 +13,7 @@ from utils.results.confusion import WIDE, confusion_text
 from utils.results.run_files import RunFiles, read_run
 from utils.results.schema import FEW_SHOT, FULL, TFML
 from utils.results.settings import OWN
-from utils.run.files import replacing
+from utils.run.files import write_text
 
 NAME = "report.html"
 NAMED_CLASSES = 12  # of a full task, the first so many
@@ -26,9 +26,7 @@ def write_report(path: Path) -> Path:
     Raises:
         InputError: there is no run, its files are damaged, or the page cannot be written.
     """
-    text = page(read_run(path))
-    with replacing(path / NAME) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path / NAME, page(read_run(path)))
     return path / NAME
 
 

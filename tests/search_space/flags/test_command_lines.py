@@ -214,6 +214,8 @@ MISTAKES = {
         "--init_channels 4098": "--init_channels",
         "--reduction_layers 0 -1": "--reduction_layers",
         "--workers 100000": "--workers",
+        "--seed 9223372036854775808": "--seed",
+        "--w_lr 101": "--w_lr",
         "--meta_epochs": "--meta_epochs",
         "--meta_ep 3": "--meta_ep",
         "--sampleno 2": "--sampleno",

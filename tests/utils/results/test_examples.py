@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from utils.data.episode import Episode
-from utils.results.examples import CLASSES, QUERIES, SHOTS, as_data_uri, example_of, thumbnail
+from utils.results.examples import CLASSES, QUERIES, SHOTS, as_data_uri, example_of
 
 WAYS, EACH = 7, 6  # more than are kept
 
@@ -33,11 +33,6 @@ def test_a_photograph_is_kept_nearly():
     assert (seen - image).abs().mean() < 0.02
 
 
-def test_a_thumbnail_is_small():
-    assert picture(thumbnail(torch.rand(3, 300, 300))).shape == (96, 96, 3)
-    assert torch.equal(picture(thumbnail(torch.zeros(1, 20, 20))), torch.zeros(20, 20, dtype=torch.uint8))
-
-
 def test_the_first_images_of_each_class_with_their_predictions():
     """In each image the one level tells which it is; the classes come interleaved."""
     labels = torch.arange(WAYS).repeat(EACH)
@@ -46,11 +41,12 @@ def test_the_first_images_of_each_class_with_their_predictions():
     def images(first: int) -> torch.Tensor:
         return ((first + levels) / 255).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
 
-    names = [f"class {label}" for label in range(WAYS)]
+    names = tuple(f"class {label}" for label in range(WAYS))
+    episode = Episode(0, images(0), labels, images(100), labels, names)
     predictions = [(7 * query) % WAYS for query in range(WAYS * EACH)]
     predictions[WAYS + 2] = 6  # the second query of class 2
-    example = example_of(Episode(0, images(0), labels, images(100), labels, tuple(names)), predictions)
-    assert example["classes"] == names
+    example = example_of(episode, predictions)
+    assert example["classes"] == list(names)
     assert len(example["shown"]) == CLASSES
     for label, shown in enumerate(example["shown"]):
         expected = [label + WAYS * place for place in range(SHOTS)]
