@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -28,13 +28,14 @@ from torch import Tensor, nn
 from models.derived_network import DerivedNetwork
 from models.pruned_network import PrunedNetwork
 from models.textbook_norm import with_textbook_norm
-from search_space.agreement import searched_network
+from search_space.agreement import head_start, searched_network
 from search_space.board.board import Board
 from search_space.board.search_record import record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.declare import FULL
 from search_space.flags.less_memory import less_memory
 from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
+from search_space.found_figures import of_all_tasks
 from search_space.full_task.plan import FullTaskPlan, data_digest, derived_settings, plan_full_task
 from search_space.full_task.run import run_search, train_derived
 from search_space.genotype import save_genotype
@@ -95,7 +96,8 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     shape = INPUT_SHAPES[tasks.dataset]
     meta_cell, network_settings = searched_network(flags, shape[0])
     size = Size(tasks.n, tasks.n * tasks.k, tasks.n * tasks.q, shape)
-    settings, prediction = plan_search(flags.search_settings(), flags.memory, network_settings, size)
+    asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
+    settings, prediction = plan_search(asked, flags.memory, network_settings, size)
     if prediction is not None:
         print(prediction.as_text(settings))
     if flags.memory.dry_run:
@@ -167,7 +169,8 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     if flags.derived.export is not None:
         export_last_task(flags, test_tasks, start, len(rows) - 1)
     ci95 = "" if results.accuracy_ci95 is None else f" +- {results.accuracy_ci95:.4f}"
-    print(f"accuracy {results.accuracy:.4f}{ci95} over {len(rows)} tasks; {path / 'results.json'}")
+    found = "" if results.found_accuracy is None else f", of the network found {results.found_accuracy:.4f}"
+    print(f"accuracy {results.accuracy:.4f}{ci95}{found} over {len(rows)} tasks; {path / 'results.json'}")
 
 
 def few_shot_results(
@@ -198,6 +201,7 @@ def few_shot_results(
         peak_memory_test_mib=max(row.peak_memory_test_mib for row in measured),
         genotype=json.loads(genotypes.most_common(1)[0][0]),
         settings=values,
+        **of_all_tasks(rows),
         **start.network.sizes(start.meta_cell),
     )
 

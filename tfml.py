@@ -27,10 +27,13 @@ from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.less_memory import less_memory
 from search_space.flags.tfml import TfmlFlags, parse_tfml_flags
 from search_space.meta.batched_search import adapt_tasks
+from search_space.pretraining.loop import pretrain
+from search_space.pretraining.training import Pretraining
 from search_space.primitives import FEW_SHOT
 from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork, check_meta_cell, load_meta_cell
 from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episodes, few_shot_tasks, held_out_split
+from utils.data.views import DRAWINGS, PHOTOGRAPHS
 from utils.errors import InputError
 from utils.report.page import write_report
 from utils.results.intervals import mean_and_ci95
@@ -175,6 +178,12 @@ def main():
         board = Board(path / "tb", settings, first)
         save(path, meta_cell, first)
 
+    # Before the loop: the meta-cell learns to tell all classes apart.
+    if flags.pretraining.pretrain_epochs and first == 0:
+        meta_cell = pretrained(flags, network, train_tasks, ranks)
+        if ranks.is_first:
+            save(path, meta_cell, 0)
+
     # The loop: a meta-epoch adapts to a meta-batch of tasks, in groups that are adapted side by side.
     def groups(meta_epoch: int) -> list[range]:
         tasks = range(meta_epoch * training.meta_batch_size, (meta_epoch + 1) * training.meta_batch_size)
@@ -246,6 +255,18 @@ def learning_rates(flags: TfmlFlags) -> dict[str, float]:
         "w_meta_lr": training.w_meta_lr,
         "a_meta_lr": training.a_meta_lr,
     }
+
+
+def pretrained(flags: TfmlFlags, network: SearchNetwork, tasks: FewShotTasks, ranks: Ranks) -> MetaCell:
+    """The meta-cell after the pre-training on all classes of ``tasks``, from what ``network`` is now."""
+    images = tasks.labelled()
+    classes = SearchNetwork.build(network.settings, images.classes, flags.run.seed, network.device)
+    classes.unfold(network.state(separate=False))
+    views = DRAWINGS if network.settings.in_channels == 1 else PHOTOGRAPHS
+    settings = flags.pretraining.settings(dense=network.device.type == "cuda")
+    training = Pretraining(classes, images, views, settings, flags.run.seed)
+    pretrain(training, ranks, flags.run.path, f"{flags.run.name or 'TFML'}, pre-training")
+    return training.meta_cell(flags.tasks.n, flags.training.cells == "separate")
 
 
 def save(path: Path, meta_cell: MetaCell, meta_epochs: int) -> None:

@@ -36,6 +36,7 @@ from utils.data import glyphs, torchmeta_sets
 from utils.data.episode import Episode
 from utils.data.few_shot_folder import folder_shape, folder_split
 from utils.data.few_shot_split import FewShotSplit, class_name
+from utils.data.labelled_images import LabelledImages
 from utils.data.prepare import WEBSITE, prepare
 from utils.data.torchmeta_mend import torchmeta
 from utils.draws import derive_seed, numpy_generator
@@ -48,6 +49,7 @@ Categorical = torchmeta.transforms.Categorical
 
 # Channels, height, width; a folder of images has its own.
 INPUT_SHAPES = {**torchmeta_sets.SHAPES, "synthetic": glyphs.SHAPE}
+LABELLED_GLYPHS = 200  # classes of synthetic glyphs in a labelled set
 DATASETS = (*INPUT_SHAPES, "imagefolder")
 
 
@@ -193,7 +195,7 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
     def __init__(self, source: FewShotSplit, *, ways: int, shots: int, queries: int, seed: int):
         splitter = torchmeta.transforms.ClassSplitter(num_support_per_class=shots, num_query_per_class=queries)
         super().__init__(source.classes, ways, target_transform=Categorical(ways), dataset_transform=splitter)
-        self.draw_seed, self.images = seed, source.images
+        self.draw_seed, self.images, self.counts = seed, source.images, source.counts
         self.shape, self.size, self.content, self.notes = source.shape, source.size, source.content, source.notes
 
     def __getitem__(self, episode: int) -> OrderedDict:
@@ -208,6 +210,17 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
         else:
             parts = self._read(number)
         return Episode(number, *parts["support"], *parts["query"], tuple(self.class_names(number)))
+
+    def labelled(self) -> LabelledImages:
+        """The images of all classes as one labelled set; of synthetic glyphs, without number, those of the first."""
+        if self.images is not None:
+            return LabelledImages(self.images.counts, self.images.read)
+
+        def read(classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
+            return torch.stack([self.dataset[label][number][0] for label, number in zip(classes, numbers, strict=True)])
+
+        drawn = self.content is None
+        return LabelledImages(list(self.counts)[:1] * LABELLED_GLYPHS if drawn else self.counts, read)
 
     def _read(self, episode: int) -> dict[str, list[torch.Tensor]]:
         """{"support": [images, labels], "query": ...}, from the images that were decoded once."""

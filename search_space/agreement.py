@@ -6,6 +6,7 @@ from search_space.flags.onnas import OnnasFlags
 from search_space.methods import METHODS, network_of
 from search_space.primitives import FULL_TASK
 from search_space.search_network import load_meta_cell
+from search_space.settings import CENTROID, META
 from utils.errors import InputError
 
 
@@ -23,6 +24,12 @@ def searched_network(flags: OnnasFlags, channels: int) -> tuple[MetaCell | None,
     meta_cell = load_meta_cell(flags.kind.meta_cell)
     _check_agreement(flags, meta_cell, channels)
     return meta_cell, network_of(flags.search.search, meta_cell.settings)
+
+
+def head_start(asked: str | None, meta_cell: MetaCell) -> str:
+    """Where a task's head starts: as asked for, or as suits the meta-cell. One only pre-trained has a head of zeros."""
+    is_zero = not any(tensor.any() for tensor in meta_cell.head.values())
+    return asked or (CENTROID if is_zero else META)
 
 
 def network_from_scratch(flags: OnnasFlags, channels: int) -> SupernetSettings:

@@ -6,7 +6,7 @@ from typing import Any
 
 from search_space.flags.declare import FEW_SHOT, Section, flag
 from search_space.normalizers import ANNEAL_MODES, NORMALIZERS, Normalizer
-from search_space.settings import SearchSettings
+from search_space.settings import HEAD_STARTS, META, SearchSettings
 from utils.run.cli import DEVICES, ArgumentParser, place, real, switch, whole
 
 # The published settings. test_batch_size is the task batch of testing; miniImageNet's is 5 with one shot.
@@ -101,11 +101,21 @@ class AdaptationFlags(Section):
         1.0,
         only=FEW_SHOT,
     )
+    found_epochs: float | None = flag(
+        real(0, 1), "share of them, the last, that train the weights of the found network alone", 0.0, only=FEW_SHOT
+    )
     normalizer: str = flag(str, "from alpha and beta to weights", "softmax", choices=NORMALIZERS)
     normalizer_temp_anneal_mode: str = flag(str, "how T goes over a task", "linear", choices=ANNEAL_MODES)
     normalizer_t_max: float = flag(real(1e-3, 1000), "temperature T at a task's start", 1.0)
     normalizer_t_min: float = flag(real(1e-3, 1000), "T at its end, at most as high", 0.1)
     alpha_prune_threshold: float = flag(real(0, 1), "candidates less probable than this are not run", 0.01)
+    head_init: str | None = flag(
+        str,
+        "where a task's head starts; meta: as the meta-cell has it; centroid: it classifies by the support set's mean "
+        "features (default: meta, of a meta-cell that was pre-trained only centroid)",
+        choices=HEAD_STARTS,
+        only=FEW_SHOT,
+    )
     transductive: int | None = flag(
         switch,
         "1: BN normalises a query batch by its own statistics; 0: by the support set's, image by image",
@@ -119,16 +129,23 @@ class AdaptationFlags(Section):
             self.normalizer, self.normalizer_temp_anneal_mode, self.normalizer_t_max, self.normalizer_t_min
         )
 
+    def found_of(self, epochs: int) -> int:
+        """How many of a task's epochs train the found network alone."""
+        return round(self.found_epochs * epochs)
+
     def of_test_task(self, batch_size: int) -> SearchSettings:
         """How a few-shot test task is adapted; every candidate gets gradient."""
+        found_epochs = self.found_of(self.test_task_train_steps)
         return SearchSettings(
             epochs=self.test_task_train_steps,
-            architecture_epochs=round(self.test_adapt_steps * self.test_task_train_steps),
+            architecture_epochs=round(self.test_adapt_steps * (self.test_task_train_steps - found_epochs)),
+            found_epochs=found_epochs,
             batch_size=batch_size,
             w_lr=self.w_lr,
             alpha_lr=self.alpha_lr,
             normalizer=self.annealing(),
             prune_threshold=self.alpha_prune_threshold,
+            head_init=self.head_init or META,
             transductive=bool(self.transductive),
         )
 

@@ -15,7 +15,7 @@ from search_space.flags.shared import (
     preset,
     refuse_rising_temperature,
 )
-from search_space.settings import SearchSettings
+from search_space.settings import PretrainingSettings, SearchSettings
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
 SMALL_IMAGE = 32  # pixels: of larger images a task by itself fills the caches, and takes gigabytes
@@ -67,6 +67,30 @@ class MetaTrainingFlags(Section):
 
 
 @dataclass(frozen=True)
+class PretrainingFlags(Section):
+    title = "pre-training, before meta-training: all its classes in one head"
+    pretrain_epochs: int = flag(whole(0, EPOCHS), "passes over the images of the training classes", 0)
+    pretrain_batch_size: int = flag(whole(2, IMAGES), "images of a step", 128)
+    pretrain_micro_batch: int = flag(
+        whole(2, IMAGES), "images whose gradient is taken at a time: fewer need less memory", 32
+    )
+    pretrain_lr: float = flag(real(0, LR), "AdamW's largest; it falls to 0 by a cosine", 0.003)
+    pretrain_random: int = flag(
+        switch, "1: half of each batch goes through random architectures, so that candidates work alone too", 0
+    )
+
+    def settings(self, dense: bool) -> PretrainingSettings:
+        return PretrainingSettings(
+            epochs=self.pretrain_epochs,
+            batch_size=self.pretrain_batch_size,
+            micro_batch=self.pretrain_micro_batch,
+            lr=self.pretrain_lr,
+            random_architectures=bool(self.pretrain_random),
+            dense=dense,
+        )
+
+
+@dataclass(frozen=True)
 class NetworkFlags(Section):
     title = "network"
     init_channels: int = flag(whole(2, 4096), "C: channels of a node, even", 28)
@@ -94,6 +118,7 @@ class MetaTestFlags(Section):
 class TfmlFlags(Flags):
     run: RunFlags
     tasks: TaskFlags
+    pretraining: PretrainingFlags
     training: MetaTrainingFlags
     network: NetworkFlags
     test: MetaTestFlags
@@ -102,9 +127,12 @@ class TfmlFlags(Flags):
     def of_training_task(self, meta_epoch: int) -> SearchSettings:
         """How a training task is adapted: in the warm-up its weights only."""
         training, search = self.training, self.search
+        searching = meta_epoch >= training.warm_up_epochs
+        found_epochs = search.found_of(training.task_train_steps) if searching else 0
         return SearchSettings(
             epochs=training.task_train_steps,
-            architecture_epochs=training.task_train_steps if meta_epoch >= training.warm_up_epochs else 0,
+            architecture_epochs=training.task_train_steps - found_epochs if searching else 0,
+            found_epochs=found_epochs,
             batch_size=training.batch_size,
             w_lr=search.w_lr,
             alpha_lr=search.alpha_lr,
@@ -139,4 +167,6 @@ def parse_tfml_flags(description: str, shapes: dict[str, tuple[int, int, int]]) 
             "argument --compile: 1 is for tasks side by side: --tasks_at_once and --meta_batch_size 2 or more, "
             "--partial_channels 1"
         )
+    if values["pretrain_epochs"] and values["partial_channels"] > 1:
+        parser.error("argument --pretrain_epochs: a pre-training is of all channels, with --partial_channels 1.")
     return build(TfmlFlags, values)

@@ -232,6 +232,20 @@ class TaskRow(FoundFigures, Peaks):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingRow:
+    """An epoch of the pre-training, in pretraining.jsonl: means over its steps, and the accuracy on held-out images."""
+
+    writer: ClassVar[str] = "tfml.py"
+    index: ClassVar[str] = "epoch"
+    epoch: Count
+    train_loss: Amount
+    train_accuracy: Fraction
+    held_out_accuracy: Fraction
+    seconds: Amount
+    images_per_second: Amount
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetaEpochRow(Peaks):
     """A meta-epoch, in metrics.jsonl; of one with a meta-test also its figures, and the first task's peaks."""
 
