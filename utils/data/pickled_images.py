@@ -40,7 +40,7 @@ class PickledImages:
         with refusing_damage(path):
             self.rows = {str(name): np.asarray(rows[name]).reshape(-1) for name in sorted(rows)}
         for name, indices in self.rows.items():
-            check_name(name)
+            check_name(f"{path}: {name}")
             if PurePosixPath(name).name != name or not name:
                 raise InputError(f"{path} is not what it should be: {name!r} is no name of a class.")
             if len(indices) == 0:
