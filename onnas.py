@@ -170,7 +170,7 @@ def few_shot_results(
     """Means over the tasks; memory is of the heaviest of the measured ones, times are of the others."""
     accuracy, ci95 = mean_and_ci95([row.accuracy for row in rows])
     measured, timed = rows[:METERED_TASKS], rows[METERED_TASKS:] or rows
-    heaviest = max(measured, key=lambda row: row.peak_memory_mib)
+    heaviest = max(measured, key=lambda row: row.peak_memory_mib or 0)
     genotypes = Counter(json.dumps(row.genotype) for row in rows)
     return FewShotResults(
         dataset=flags.tasks.dataset,
@@ -189,7 +189,7 @@ def few_shot_results(
         seconds_per_step=median(row.seconds_per_step for row in timed),
         peak_memory_mib=heaviest.peak_memory_mib,
         peak_memory_breakdown_mib=heaviest.peak_memory_breakdown_mib,
-        peak_memory_test_mib=max(row.peak_memory_test_mib for row in measured),
+        peak_memory_test_mib=max(row.peak_memory_test_mib or 0 for row in measured),
         genotype=json.loads(genotypes.most_common(1)[0][0]),
         settings=values,
         **of_all_tasks(rows),
