@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from search_space.normalizers import Normalizer
 
-# The network that classifies when a task has been adapted to: what the genotype names alone, or all that is mixed.
-FOUND, RELAXED = NETWORKS = ("found", "relaxed")
+# The network that classifies when a task has been adapted to: what the genotype names alone, or all that is mixed;
+# AUTO: see search_space/task_network.py.
+AUTO, FOUND, RELAXED = NETWORKS = ("auto", "found", "relaxed")
 # How a backward pass is taken, the fastest first. ORDINARY: one pass over everything that autograd kept; the other two:
 # step by step, see models/step_by_step.py.
 ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
