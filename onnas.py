@@ -38,6 +38,7 @@ from search_space.memory.fit import plan_search, split_note
 from search_space.memory.size import Size
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
+from search_space.settings import AUTO
 from search_space.task_network import task_network
 from utils.data.episode import Episode
 from utils.data.names import FEW_SHOT_SETS, FULL_TASK_SETS, INPUT_SHAPES
@@ -200,17 +201,20 @@ def few_shot_results(
 def export_episode(flags: OnnasFlags, start: Start, episode: Episode) -> list[ExportedFile]:
     """Adapts to an episode once more, and exports the network that comes of it."""
     device = start.network.device
-    support = episode.support.to(device)
+    support, labels = episode.support.to(device), episode.support_labels.to(device)
     search = start.unfold(TEST_TASK, episode.number)
-    search.adapt(support, episode.support_labels.to(device))
+    search.adapt(support, labels)
+    chosen = task_network(search, support, labels, flags.search.export_network or AUTO)
+    if chosen.why is not None:
+        print(chosen.why)
     return export_task_network(
-        task_network(search, support, flags.search.network(flags.adaptation)),
+        chosen.network,
         flags.derived.export,
         episode.query,
         episode.query_labels,
         calibration=episode.support,
         classes=episode.class_names,
-        extra={"dataset": flags.tasks.dataset, "task": episode.number, "seed": flags.run.seed},
+        extra={"dataset": flags.tasks.dataset, "task": episode.number, "seed": flags.run.seed, "network": chosen.which},
     )
 
 

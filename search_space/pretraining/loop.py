@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from search_space.pretraining.training import Pretraining
+from search_space.pretraining.tied_training import TiedTraining
 from utils.errors import InputError
 from utils.pictures.event_log import EventLog
 from utils.results.row_log import RowLog
@@ -16,7 +16,7 @@ CHECKPOINT, LOG = "pretraining.pt", "pretraining.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 60
 
 
-def pretrain(training: Pretraining, ranks: Ranks, path: Path, name: str) -> None:
+def pretrain(training: TiedTraining, ranks: Ranks, path: Path, name: str) -> None:
     """Takes the steps that are left of a run in the folder ``path``; the first process writes.
 
     Raises:
@@ -54,7 +54,7 @@ def pretrain(training: Pretraining, ranks: Ranks, path: Path, name: str) -> None
             saved = time.perf_counter()
 
 
-def load_pretraining(training: Pretraining, ranks: Ranks, checkpoint: Path) -> None:
+def load_pretraining(training: TiedTraining, ranks: Ranks, checkpoint: Path) -> None:
     """Loads a checkpoint into every process, if the first one has it.
 
     Raises:
