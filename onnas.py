@@ -14,7 +14,12 @@ what --resume needs. Both write TensorBoard events into tb/.
 from utils.run.start import begin
 
 if __name__ == "__main__":
-    begin("onnas.py")  # before PyTorch is imported
+    begin("onnas.py")
+
+from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
+
+if __name__ == "__main__":
+    parse_onnas_flags(__doc__)  # --help and a refusal come before PyTorch is imported, which takes seconds
 
 import json
 from collections import Counter
@@ -29,12 +34,11 @@ from models.derived_network import DerivedNetwork
 from models.pruned_network import PrunedNetwork
 from models.textbook_norm import with_textbook_norm
 from search_space.agreement import searched_network
-from search_space.board.board import Board
+from search_space.board.opening import open_board
 from search_space.board.search_record import record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.declare import FULL
 from search_space.flags.less_memory import less_memory
-from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
 from search_space.full_task.plan import FullTaskPlan, data_digest, derived_settings, plan_full_task
 from search_space.full_task.run import run_search, train_derived
 from search_space.genotype import save_genotype
@@ -43,13 +47,12 @@ from search_space.memory.size import Size
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
 from search_space.settings import SearchSettings
-from torchmeta_loader import INPUT_SHAPES, FewShotTasks, content_digest, episodes, few_shot_tasks
-from utils.data.full_task_data import DATASETS, FullTask, load_full_task, stratified_halves
+from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_tasks
+from utils.data.datasets import INPUT_SHAPES
+from utils.data.full_task_data import FullTask, load_full_task, stratified_halves
 from utils.data.image_batches import ImageSet, image_batches
 from utils.draws import derive_seed
 from utils.export_path import check_export_path
-from utils.pictures.cells import cells_of, draw_genotype
-from utils.report.page import write_report
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.exports import ExportedFile, exports_text
 from utils.results.intervals import mean_and_ci95
@@ -66,6 +69,7 @@ from utils.run.device import choose_device, device_name
 from utils.run.files import file_digest
 from utils.run.progress import progress_bar
 from utils.run.ranks import join_ranks
+from utils.run.report import draw_genotype, make_report
 from utils.run.run_directory import open_run
 from utils.run.torchrun import refuse_processes, remember_run
 
@@ -74,7 +78,7 @@ METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, an
 
 
 def parse_args() -> OnnasFlags:
-    return parse_onnas_flags(__doc__.splitlines()[0], {"fewshot": tuple(INPUT_SHAPES), "full": DATASETS})
+    return parse_onnas_flags(__doc__)
 
 
 def say_if_lowered(asked: int, size: Size, settings: SearchSettings) -> None:
@@ -131,7 +135,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     rows = log.rows
     if ranks.is_first:
         examples = RowLog(path / "examples.jsonl", ExampleRow, before=len(rows))
-        board = Board(path / "tb", network_settings, len(rows))
+        board = open_board(flags.run.tensorboard, path / "tb", network_settings, len(rows))
 
     # The loop: as many tasks at a time as there are processes.
     left = range(len(rows), flags.search.eval_epochs)
@@ -139,7 +143,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
 
     def search(number: int):
         """Its row, and what there is to show of it."""
-        episode, record = next(test_episodes), record_of(number)
+        episode, record = next(test_episodes), record_of(number) if flags.run.tensorboard else None
         search = start.unfold(TEST_TASK, episode.number)
         row = search_task(search, episode, number < METERED_TASKS, record)
         search.refuse_divergence(f"the search of task {number}")
@@ -163,7 +167,8 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
 
     results = few_shot_results(flags, test_tasks, start, rows, values)
     write_results(path / "results.json", results)
-    write_report(path)
+    if flags.run.report:
+        make_report(path)
     if flags.derived.export is not None:
         export_last_task(flags, test_tasks, start, len(rows) - 1)
     ci95 = "" if results.accuracy_ci95 is None else f" +- {results.accuracy_ci95:.4f}"
@@ -260,7 +265,8 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         del search
     save_genotype(genotype, path / "genotype.json")
     save_genotype(genotype, path / "genotype.txt")
-    draw_genotype(cells_of(genotype.as_dict()), path / "genotype.png")
+    if flags.run.report:
+        draw_genotype(genotype.as_dict(), path / "genotype.png")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(flags.run.seed, "derived initial weights"))
         derived = DerivedNetwork(derived_settings(flags, plan.network, genotype), len(data.classes)).to(device)
@@ -280,7 +286,8 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         **trained,
     )
     write_results(path / "results.json", results)
-    write_report(path)
+    if flags.run.report:
+        make_report(path)
     if flags.derived.export is not None:
         exports = export_and_measure(
             with_textbook_norm(derived),

@@ -26,10 +26,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from utils.data import glyphs, torchmeta_sets
+from utils.data.datasets import INPUT_SHAPES
 from utils.data.episode import Episode
 from utils.data.few_shot_folder import folder_shape, folder_split
 from utils.data.few_shot_split import FewShotSplit, class_name
-from utils.data.input_shapes import INPUT_SHAPES
 from utils.data.prepared import WEBSITE
 from utils.draws import derive_seed, numpy_generator
 from utils.errors import InputError

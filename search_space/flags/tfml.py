@@ -16,6 +16,7 @@ from search_space.flags.shared import (
     refuse_rising_temperature,
 )
 from search_space.settings import SearchSettings
+from utils.data.datasets import INPUT_SHAPES
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
 SMALL_IMAGE = 32  # pixels: of larger images a task by itself fills the caches, and takes gigabytes
@@ -119,18 +120,18 @@ class TfmlFlags(Flags):
         return super().may_change() - (set() if self.training.meta_lr_decay == "none" else {"meta_epochs"})
 
 
-def parse_tfml_flags(description: str, shapes: dict[str, tuple[int, int, int]]) -> TfmlFlags:
+def parse_tfml_flags(documentation: str) -> TfmlFlags:
     """Reads the command line.
 
     Args:
-        shapes: (C, H, W) of each data set's images.
+        documentation: of the script, whose first line --help shows.
     """
-    parser = ArgumentParser(prog="tfml.py", description=description)
-    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": tuple(shapes), "default": "omniglot"}}
+    parser = ArgumentParser(prog="tfml.py", description=documentation.splitlines()[0])
+    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": tuple(INPUT_SHAPES), "default": "omniglot"}}
     values = parse(parser, TfmlFlags, own)
     refuse_rising_temperature(parser, values)
     fill_in(values, preset(values["hp_setting"], values["dataset"], values["k"]))
-    small = max(shapes[values["dataset"]][1:]) <= SMALL_IMAGE
+    small = max(INPUT_SHAPES[values["dataset"]][1:]) <= SMALL_IMAGE
     reductions = [layer for layer in (1, 3) if layer < values["layers"]]
     fill_in(values, {"tasks_at_once": 5 if small else 1, "reduction_layers": reductions})
     side_by_side = min(values["tasks_at_once"], values["meta_batch_size"]) > 1 and values["partial_channels"] == 1

@@ -16,11 +16,9 @@ from utils.data.class_folders import list_classes
 from utils.data.image_batches import ArrayImages, ImageSet
 from utils.data.image_folder import FolderImages, channel_statistics, survey
 from utils.data.image_reader import check_input_size
-from utils.data.torchvision_sets import load_torchvision_set
 from utils.draws import shuffled_classes
 from utils.errors import InputError
 
-DATASETS = ("cifar10", "cifar100", "mnist", "fashionmnist", "imagefolder")
 # Mean and standard deviation of each channel of the training images, on the [0, 1] scale.
 NORMALISATION = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -60,7 +58,7 @@ def load_full_task(
     """Loads a task and checks all of it.
 
     Args:
-        dataset: one of ``DATASETS``.
+        dataset: one of :data:`utils.data.datasets.FULL_TASKS`.
         data_path: the folder that holds torchvision's folder or archive of the set; for "imagefolder" that of
             ``train/<class>/`` and, if there is one, ``test/<class>/``.
         seed: draws the fifth of ``train/`` that is held out where there is no ``test/``.
@@ -106,6 +104,8 @@ def warning_of_few_images(task: FullTask, data_path: Path | str) -> str | None:
 
 
 def _load_published(dataset: str, data_path: Path, input_size: int | None, download: bool) -> FullTask:
+    from utils.data.torchvision_sets import load_torchvision_set  # torchvision: 200 MiB that own images do without
+
     train, test = load_torchvision_set(dataset, data_path, download)
     mean, std = NORMALISATION[dataset]
     side = input_size or train.data.shape[1]

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from utils.data.class_images import stored_class_images
+from utils.data.datasets import SHAPES
 from utils.data.few_shot_split import FewShotSplit, SplitSize, decoded_once
-from utils.data.input_shapes import SHAPES
 from utils.data.prepared import WEBSITE, image_file, is_prepared, label_file, prepare_command
 from utils.errors import InputError
 

@@ -12,15 +12,12 @@ from search_space.normalizers import Normalizer
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule
 from tests.conftest import ROOT
 
-SHAPES = {"omniglot": (1, 28, 28), "miniimagenet": (3, 84, 84), "synthetic": (1, 28, 28)}
-DATASETS = {"fewshot": tuple(SHAPES), "full": ("cifar10", "imagefolder")}
-
 
 @pytest.fixture
 def tfml(monkeypatch):
     def parse(flags: str = "") -> TfmlFlags:
         monkeypatch.setattr(sys, "argv", ["tfml.py", *flags.split()])
-        return parse_tfml_flags("", SHAPES)
+        return parse_tfml_flags("-")
 
     return parse
 
@@ -29,7 +26,7 @@ def tfml(monkeypatch):
 def onnas(monkeypatch):
     def parse(flags: str = "") -> OnnasFlags:
         monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", *flags.split()])
-        return parse_onnas_flags("", DATASETS)
+        return parse_onnas_flags("-")
 
     return parse
 
@@ -273,14 +270,14 @@ def test_empty_path_is_refused(monkeypatch, capsys, flag):
     """As of a shell variable that was not set."""
     monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", flag, ""])
     with pytest.raises(SystemExit):
-        parse_onnas_flags("", DATASETS)
+        parse_onnas_flags("-")
     assert f"argument {flag}: expected a path" in capsys.readouterr().err
 
 
 def test_few_shot_task_needs_a_meta_cell(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["onnas.py"])
     with pytest.raises(SystemExit):
-        parse_onnas_flags("", DATASETS)
+        parse_onnas_flags("-")
     assert "--meta_cell: --task fewshot needs one" in capsys.readouterr().err
 
 
