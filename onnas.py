@@ -1,14 +1,17 @@
-"""On-device search: a network for each new few-shot task, or for one full data set.
+"""On-device search: a network for each new few-shot task, for a few images of one's own, or for one full data set.
 
+    python onnas.py --meta_cell FILE --support photographs --query new_photographs --path runs/parts
+    python onnas.py --adapted runs/parts/adapted.pt --query more_photographs --path runs/parts_2
     python onnas.py --meta_cell runs/omniglot/meta_cell.pt --dataset omniglot --path runs/omniglot_onnas
     torchrun --standalone --nproc_per_node 2 -- onnas.py ...  # test tasks side by side, as on one thread
     python onnas.py --task full --dataset imagefolder --data_path photographs --path runs/photographs
 
-Few-shot: unfolds a meta-cell, searches and trains it on each task's support set, and tests it on the queries; writes
-tasks.jsonl (a line a task), examples.jsonl, results.json, args.json and report.html into --path. Full task: searches on
-the two halves of the training set, from a meta-cell or from scratch, then trains the network that was found; writes
+Own images: adapts to a few of each class and classifies others, see search_space/own_images/__init__.py. Few-shot:
+unfolds a meta-cell, searches and trains it on each task's support set, and tests it on the queries; writes tasks.jsonl
+(a line a task), examples.jsonl, results.json, args.json and report.html into --path. Full task: searches on the two
+halves of the training set, from a meta-cell or from scratch, then trains the network that was found; writes
 search.jsonl, derived.jsonl (a line an epoch), genotype.json, .txt and .png, results.json, args.json, report.html and
-what --resume needs. Both write TensorBoard events into tb/.
+what --resume needs. The last two write TensorBoard events into tb/.
 """
 
 from utils.run.start import begin
@@ -23,57 +26,42 @@ if __name__ == "__main__":
 
 import json
 from collections import Counter
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from statistics import fmean, median
 
 import torch
-from torch import Tensor, nn
 
-from models.derived_network import DerivedNetwork
-from models.pruned_network import PrunedNetwork
-from models.textbook_norm import with_textbook_norm
-from search_space.agreement import searched_network
+from search_space.agreement import folder_as_trained, head_note, head_start, searched_network
 from search_space.board.opening import open_board
 from search_space.board.search_record import record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
-from search_space.flags.declare import FULL
+from search_space.exporting import export_task_network
+from search_space.flags.declare import FULL, OWN
 from search_space.flags.less_memory import less_memory
-from search_space.full_task.plan import FullTaskPlan, data_digest, derived_settings, plan_full_task
-from search_space.full_task.run import run_search, train_derived
-from search_space.genotype import save_genotype
-from search_space.memory.fit import plan_search
+from search_space.found_figures import of_all_tasks
+from search_space.memory.fit import plan_search, split_note
 from search_space.memory.size import Size
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
-from search_space.settings import SearchSettings
+from search_space.settings import AUTO
+from search_space.task_network import task_network
 from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_tasks
-from utils.data.datasets import INPUT_SHAPES
-from utils.data.full_task_data import FullTask, load_full_task, stratified_halves
-from utils.data.image_batches import ImageSet, image_batches
-from utils.draws import derive_seed
+from utils.data.episode import Episode
+from utils.data.names import INPUT_SHAPES
 from utils.export_path import check_export_path
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.exports import ExportedFile, exports_text
 from utils.results.intervals import mean_and_ci95
 from utils.results.row_log import RowLog, read_rows
-from utils.results.schema import (
-    ExampleRow,
-    FewShotResults,
-    FullTaskResults,
-    TaskRow,
-    write_results,
-)
+from utils.results.schema import ExampleRow, FewShotResults, TaskRow, write_results
 from utils.run.cli import run
 from utils.run.device import choose_device, device_name
-from utils.run.files import file_digest
 from utils.run.progress import progress_bar
 from utils.run.ranks import join_ranks
-from utils.run.report import draw_genotype, make_report
+from utils.run.report import make_report
 from utils.run.run_directory import open_run
 from utils.run.torchrun import refuse_processes, remember_run
 
-EXPORT_IMAGES = 200  # of a full task, at most: INT8 takes its ranges of values from so many, as many test the files
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
 
 
@@ -81,35 +69,28 @@ def parse_args() -> OnnasFlags:
     return parse_onnas_flags(__doc__)
 
 
-def say_if_lowered(asked: int, size: Size, settings: SearchSettings) -> None:
-    """No micro-batch may hold a single image."""
-    number = min(map(settings.schedule.count, size.batch_sizes(settings)))
-    if number < asked:
-        print(f"--split_num {asked} would leave single images: the smallest batch is split in {number}.")
-
-
-# --- Few-shot tasks -------------------------------------------------------------------------------------------------
-
-
 def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     tasks, path, seed = flags.tasks, flags.run.path, flags.run.seed
     ranks = join_ranks(device)
 
     # Settings: the meta-cell brings its network; the memory budget, if there is one, chooses the schedule.
-    shape = INPUT_SHAPES[tasks.dataset]
-    meta_cell, network_settings = searched_network(flags, shape[0])
+    folder = tasks.dataset == "imagefolder"
+    meta_cell, network_settings = searched_network(flags, None if folder else INPUT_SHAPES[tasks.dataset][0])
+    as_trained = folder_as_trained(meta_cell, tasks.input_size, flags.kind.meta_cell) if folder else {}
+    side = as_trained.get("input_size")
+    shape = (network_settings.in_channels, side, side) if folder else INPUT_SHAPES[tasks.dataset]
     size = Size(tasks.n, tasks.n * tasks.k, tasks.n * tasks.q, shape)
-    settings, prediction = plan_search(flags.search_settings(), flags.memory, network_settings, size)
+    asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
+    settings, prediction = plan_search(asked, flags.memory, network_settings, size)
     if prediction is not None:
         print(prediction.as_text(settings))
     if flags.memory.dry_run:
         return
-    say_if_lowered(flags.memory.split_num or 1, size, settings)
 
     # Data, and what every task starts from.
     test_tasks = few_shot_tasks(
         tasks.dataset,
-        "test",
+        flags.search.split,
         ways=tasks.n,
         shots=tasks.k,
         queries=tasks.q,
@@ -117,8 +98,11 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
         data_path=tasks.data_path,
         use_vinyals_split=bool(tasks.use_vinyals_split),
         download=tasks.download,
+        **as_trained,
     )
-    for note in test_tasks.notes:
+    split_up = split_note(flags.memory.split_num, size, settings)
+    notes = (split_up, head_note(meta_cell, flags.kind.meta_cell, tasks.n, settings), *test_tasks.notes)
+    for note in filter(None, notes):
         print(note)
     start = Start(meta_cell, SearchNetwork.build(network_settings, tasks.n, seed, device), settings, seed)
 
@@ -167,12 +151,17 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
 
     results = few_shot_results(flags, test_tasks, start, rows, values)
     write_results(path / "results.json", results)
+    if flags.derived.export is not None:
+        print("Exporting the network, up to a minute ...", flush=True)
+        (episode,) = episodes(test_tasks, [len(rows) - 1])
+        exports = export_episode(flags, start, episode)
+        print(f"task {episode.number}'s network:\n{exports_text(exports)}")
+        write_results(path / "results.json", replace(results, exports=exports))
     if flags.run.report:
         make_report(path)
-    if flags.derived.export is not None:
-        export_last_task(flags, test_tasks, start, len(rows) - 1)
     ci95 = "" if results.accuracy_ci95 is None else f" +- {results.accuracy_ci95:.4f}"
-    print(f"accuracy {results.accuracy:.4f}{ci95} over {len(rows)} tasks; {path / 'results.json'}")
+    found = "" if results.found_accuracy is None else f", of the network found {results.found_accuracy:.4f}"
+    print(f"accuracy {results.accuracy:.4f}{ci95}{found} over {len(rows)} tasks; {path / 'results.json'}")
 
 
 def few_shot_results(
@@ -181,7 +170,7 @@ def few_shot_results(
     """Means over the tasks; memory is of the heaviest of the measured ones, times are of the others."""
     accuracy, ci95 = mean_and_ci95([row.accuracy for row in rows])
     measured, timed = rows[:METERED_TASKS], rows[METERED_TASKS:] or rows
-    heaviest = max(measured, key=lambda row: row.peak_memory_mib)
+    heaviest = max(measured, key=lambda row: row.peak_memory_mib or 0)
     genotypes = Counter(json.dumps(row.genotype) for row in rows)
     return FewShotResults(
         dataset=flags.tasks.dataset,
@@ -200,140 +189,32 @@ def few_shot_results(
         seconds_per_step=median(row.seconds_per_step for row in timed),
         peak_memory_mib=heaviest.peak_memory_mib,
         peak_memory_breakdown_mib=heaviest.peak_memory_breakdown_mib,
-        peak_memory_test_mib=max(row.peak_memory_test_mib for row in measured),
+        peak_memory_test_mib=max(row.peak_memory_test_mib or 0 for row in measured),
         genotype=json.loads(genotypes.most_common(1)[0][0]),
         settings=values,
+        **of_all_tasks(rows),
         **start.network.sizes(start.meta_cell),
     )
 
 
-def export_last_task(flags: OnnasFlags, tasks: FewShotTasks, start: Start, number: int) -> None:
-    """Adapts to the last task once more, and exports the relaxed network with the support set's BN statistics."""
-    (episode,) = episodes(tasks, [number])
-    network = start.network
-    images, labels = episode.support.to(network.device), episode.support_labels.to(network.device)
-    search = start.unfold(TEST_TASK, number)
-    search.adapt(images, labels)
-    mixtures = search.mixtures()
-    search.average_batch_statistics(images, mixtures)
-    channels = network.settings.in_channels
-    relaxed = with_textbook_norm(PrunedNetwork(network.supernet, mixtures))
-    exports = export_and_measure(
-        relaxed,
+def export_episode(flags: OnnasFlags, start: Start, episode: Episode) -> list[ExportedFile]:
+    """Adapts to an episode once more, and exports the network that comes of it."""
+    device = start.network.device
+    support, labels = episode.support.to(device), episode.support_labels.to(device)
+    search = start.unfold(TEST_TASK, episode.number)
+    search.adapt(support, labels)
+    chosen = task_network(search, support, labels, flags.search.export_network or AUTO)
+    if chosen.why is not None:
+        print(chosen.why)
+    return export_task_network(
+        chosen.network,
         flags.derived.export,
-        (episode.query, episode.query_labels),
+        episode.query,
+        episode.query_labels,
         calibration=episode.support,
         classes=episode.class_names,
-        mean=[0.0] * channels,  # few-shot images are in [0, 1]
-        std=[1.0] * channels,
-        extra={"dataset": flags.tasks.dataset, "task": number, "seed": flags.run.seed},
+        extra={"dataset": flags.tasks.dataset, "task": episode.number, "seed": flags.run.seed, "network": chosen.which},
     )
-    print(f"task {number}'s network:\n{exports_text(exports)}")
-
-
-# --- Full task ------------------------------------------------------------------------------------------------------
-
-
-def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
-    path, tasks = flags.run.path, flags.tasks
-
-    # Data, and what is run on them: networks, settings, memory.
-    data = load_full_task(
-        tasks.dataset,
-        tasks.data_path,
-        seed=flags.run.seed,
-        input_size=flags.full_task.input_size,
-        download=tasks.download,
-    )
-    for note in data.notes:
-        print(note)
-    halves = stratified_halves(data.train.labels, flags.run.seed)
-    if flags.memory.is_planned:
-        print("Working out the memory of searching and training, a minute or two ...", flush=True)
-    plan = plan_full_task(flags, data, halves)
-    for line in plan.said:
-        print(line)
-    if flags.memory.dry_run:
-        return
-    values = open_full_task(flags, data, plan)
-
-    # Search, unless the genotype is given; then train what was found, and test it.
-    genotype, supernet, searched = plan.genotype, None, {}
-    if genotype is None:
-        search, searched = run_search(flags, device, data, halves, plan)
-        genotype, supernet = search.best.genotype, search.network.supernet
-        del search
-    save_genotype(genotype, path / "genotype.json")
-    save_genotype(genotype, path / "genotype.txt")
-    if flags.run.report:
-        draw_genotype(genotype.as_dict(), path / "genotype.png")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(flags.run.seed, "derived initial weights"))
-        derived = DerivedNetwork(derived_settings(flags, plan.network, genotype), len(data.classes)).to(device)
-    if flags.derived.inherit_weights:
-        derived.inherit(supernet)
-    del supernet  # its memory is for the training
-    trained = train_derived(flags, data, derived)
-    results = FullTaskResults(
-        dataset=tasks.dataset,
-        data={"classes": len(data.classes), "train_images": len(data.train), "test_images": len(data.test)},
-        device=device_name(device),
-        network=plan.network.as_dict(),
-        classes=list(data.classes),
-        genotype=genotype.as_dict(),
-        settings=values,
-        **searched,
-        **trained,
-    )
-    write_results(path / "results.json", results)
-    if flags.run.report:
-        make_report(path)
-    if flags.derived.export is not None:
-        exports = export_and_measure(
-            with_textbook_norm(derived),
-            flags.derived.export,
-            _some_of(data.test),
-            calibration=_some_of(data.train)[0],
-            classes=data.classes,
-            mean=data.mean,
-            std=data.std,
-            bits=data.train.bits,
-            extra={"dataset": tasks.dataset, "accuracy": results.derived_accuracy, "genotype": genotype.as_dict()},
-        )
-        print(f"derived network, on some of the test images:\n{exports_text(exports)}")
-    print(f"derived network: test accuracy {results.derived_accuracy:.4f}; {path / 'results.json'}")
-
-
-def export_and_measure(network: nn.Module, path: Path, tested: tuple[Tensor, Tensor], **about) -> list[ExportedFile]:
-    """Writes the files of a network, see :func:`utils.export.export_network`; how each classifies ``tested``."""
-    # ONNX takes a second and 100 MiB, which only a run that exports is to pay.
-    from utils.export import export_network
-    from utils.exported import measure_files
-
-    print("Exporting the network, up to a minute ...", flush=True)
-    return measure_files(export_network(network, path, **about), network, *tested)
-
-
-def _some_of(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Images of all classes, enough to see how an exported network does: float32 (N, C, H, W), normalised; (N,)."""
-    spread = range(0, len(images), -(-len(images) // EXPORT_IMAGES))
-    (batch,) = image_batches(images, spread, EXPORT_IMAGES)
-    return batch
-
-
-def open_full_task(flags: OnnasFlags, data: FullTask, plan: FullTaskPlan) -> dict:
-    """Opens the run's folder, new or to go on with; returns the values for args.json."""
-    if plan.network.partial_channels not in (1, 4):
-        print(f"--partial_channels {plan.network.partial_channels}: the candidates see that part of the channels.")
-    if plan.genotype is None:
-        say_if_lowered(flags.memory.split_num or 1, plan.size, plan.settings)
-    genotype = flags.full_task.genotype
-    found = {flag: value for flag, value in plan.network.as_dict().items() if flag in vars(flags.network)}
-    found |= {"data_path (SHA-256)": data_digest(data), "genotype (SHA-256)": genotype and file_digest(genotype)}
-    log = "search.jsonl" if plan.genotype is None else "derived.jsonl"
-    values = checked_values(flags, plan.settings, log, found)
-    open_run(flags.run.path, values)
-    return values
 
 
 def main():
@@ -341,9 +222,21 @@ def main():
     if flags.derived.export is not None:
         check_export_path(flags.derived.export)
     device = choose_device(flags.run.device, tf32=bool(flags.run.tf32))
+    # Each kind of task imports what it needs: hundreds of MiB that the others do without.
     if flags.kind.task == FULL:
+        from search_space.full_task.task import search_full_task
+
         refuse_processes("--task full")
         search_full_task(flags, device)
+    elif flags.own.adapted is not None:
+        from search_space.own_images.classify_later import classify_later
+
+        classify_later(flags, device)
+    elif flags.kind.task == OWN:
+        from search_space.own_images.search import search_own_images
+
+        refuse_processes("--support")
+        search_own_images(flags, device)
     else:
         search_few_shot_tasks(flags, device)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a result in about three minutes (after installing), on two CPU cores and without any data: trains a
-# small meta-cell, then searches the same 20 new tasks from it and from an untrained one.
+# small meta-cell, searches the same 20 new tasks from it and from an untrained one, then classifies image files with it.
 #
 # It can be stopped and started again at any time: it goes on where it was, and once done only prints its table.
 set -euo pipefail
@@ -44,16 +44,21 @@ search=(
     --batch_size 25          # the whole support set
 )
 
-echo "1/3 Two-Fold Meta-Learning of a small meta-cell"
+echo "1/4 Two-Fold Meta-Learning of a small meta-cell"
 "$python" tfml.py "${task[@]}" "${network[@]}" "${training[@]}" --path $runs/trained --name trained --resume
 "$python" tfml.py "${task[@]}" "${network[@]}" --meta_epochs 0 --path $runs/untrained --name untrained --resume
 
 for meta_cell in trained untrained; do
-    echo "2/3 On-device search of 20 new tasks from the $meta_cell meta-cell"
+    echo "2/4 On-device search of 20 new tasks from the $meta_cell meta-cell"
     "$python" onnas.py "${task[@]}" "${search[@]}" --meta_cell $runs/$meta_cell/meta_cell.pt \
         --path $runs/search_$meta_cell --name $meta_cell --resume
 done
 
-echo "3/3 What came of it"
+echo "3/4 What came of it"
 "$python" -m utils.quickstart_table --trained $runs/search_trained --untrained $runs/search_untrained \
     --tfml $runs/trained
+
+echo "4/4 The same for image files of your own: here 5 drawings of each of 5 classes, and 50 others to classify"
+"$python" -m utils.data.drawings $runs/drawings
+"$python" onnas.py --meta_cell $runs/trained/meta_cell.pt --support $runs/drawings/support \
+    --query $runs/drawings/query --path $runs/own_images --resume

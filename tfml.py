@@ -19,23 +19,26 @@ if __name__ == "__main__":
     parse_tfml_flags(__doc__)  # --help and a refusal come before PyTorch is imported, which takes seconds
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from models.meta_cell import MetaCell, first_fold, second_fold
+from models.meta_cell import MetaCell, TrainedOn, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
+from search_space.agreement import folder_as_trained
 from search_space.board.opening import open_board
 from search_space.board.search_record import SearchRecord
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.less_memory import less_memory
 from search_space.meta.batched_search import adapt_tasks
+from search_space.pretraining.loop import pretrain
+from search_space.pretraining.training import Pretraining
 from search_space.primitives import FEW_SHOT
 from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork, check_meta_cell, load_meta_cell
 from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_tasks, held_out_split
-from utils.data.datasets import INPUT_SHAPES
+from utils.data.views import DRAWINGS, PHOTOGRAPHS
 from utils.errors import InputError
 from utils.results.intervals import mean_and_ci95
 from utils.results.schema import MetaEpochRow, MetaTrainingResults, TaskRow, write_results
@@ -53,25 +56,32 @@ def parse_args() -> TfmlFlags:
     return parse_tfml_flags(__doc__)
 
 
-def load_tasks(flags: TfmlFlags) -> tuple[FewShotTasks, FewShotTasks]:
-    """The tasks of meta-training, and those of the meta-tests, on classes that are not trained on."""
+def load_tasks(flags: TfmlFlags, earlier: MetaCell | None) -> tuple[FewShotTasks, FewShotTasks]:
+    """The tasks of meta-training, and those of the meta-tests, on classes that are not trained on.
+
+    Args:
+        earlier: the meta-cell to start from, whose images and split of classes are taken over.
+    """
     tasks, vinyals = flags.tasks, bool(flags.tasks.use_vinyals_split)
     source = {
         "seed": flags.run.seed,
         "data_path": tasks.data_path,
         "use_vinyals_split": vinyals,
         "download": tasks.download,
+        "input_size": tasks.input_size,
     }
+    if earlier is not None and tasks.dataset == "imagefolder":
+        source |= folder_as_trained(earlier, tasks.input_size, flags.training.meta_cell)
     # A training task has one query a class: Omniglot has only 20 drawings a character.
     train = few_shot_tasks(tasks.dataset, "train", ways=tasks.n, shots=flags.training.n_train, queries=1, **source)
     split = held_out_split(tasks.dataset, vinyals)
     return train, few_shot_tasks(tasks.dataset, split, ways=tasks.n, shots=tasks.k, queries=tasks.q, **source)
 
 
-def network_settings(flags: TfmlFlags) -> SupernetSettings:
+def network_settings(flags: TfmlFlags, channels: int) -> SupernetSettings:
     network = flags.network
     return SupernetSettings(
-        in_channels=INPUT_SHAPES[flags.tasks.dataset][0],
+        in_channels=channels,
         init_channels=network.init_channels,
         layers=network.layers,
         nodes=network.nodes,
@@ -82,13 +92,15 @@ def network_settings(flags: TfmlFlags) -> SupernetSettings:
     )
 
 
-def start_from(path: Path, cells: str, network: SearchNetwork) -> None:
+def start_from(meta_cell: MetaCell, path: Path, cells: str, network: SearchNetwork) -> None:
     """Copies a meta-cell, an earlier run's, into a new network.
+
+    Args:
+        path: where it was read.
 
     Raises:
         InputError: it does not fit the network, or --cells.
     """
-    meta_cell = load_meta_cell(path)
     asked = network.settings.as_dict()
     for name, value in meta_cell.settings.as_dict().items():
         if value != asked[name]:
@@ -161,9 +173,10 @@ def main():
     ranks = join_ranks(device)
 
     # Data: classes to train on, and others to test on.
-    settings = network_settings(flags)
-    train_tasks, test_tasks = load_tasks(flags)
-    for note in (*train_tasks.notes, *test_tasks.notes):
+    earlier = None if training.meta_cell is None else load_meta_cell(training.meta_cell)
+    train_tasks, test_tasks = load_tasks(flags, earlier)
+    settings = network_settings(flags, train_tasks.shape[0])
+    for note in dict.fromkeys((*train_tasks.notes, *test_tasks.notes)):
         print(note)
     warm_up = training.warm_up_epochs
     if 0 < training.meta_epochs <= warm_up:
@@ -171,14 +184,20 @@ def main():
 
     # The network, and what is trained of it: meta-cell, stem and head, alpha and beta.
     network = SearchNetwork.build(settings, flags.tasks.n, seed, device)
-    if training.meta_cell is not None:
-        start_from(training.meta_cell, training.cells, network)
+    if earlier is not None:
+        start_from(earlier, training.meta_cell, training.cells, network)
     new, digest = network.state(separate=training.cells == "separate"), content_digest(train_tasks, test_tasks)
     values, meta_cell, first = ranks.from_first(lambda: open_or_resume(flags, new, digest))
     if ranks.is_first:
         metrics = epoch_log(path / "metrics.jsonl", MetaEpochRow, first)
         board = open_board(flags.run.tensorboard, path / "tb", settings, first)
-        save(path, meta_cell, first)
+        save(flags, train_tasks, meta_cell, first)
+
+    # Before the loop: the meta-cell learns to tell all classes apart.
+    if flags.pretraining.pretrain_epochs and first == 0:
+        meta_cell = pretrained(flags, network, train_tasks, ranks)
+        if ranks.is_first:
+            save(flags, train_tasks, meta_cell, 0)
 
     # The loop: a meta-epoch adapts to a meta-batch of tasks, in groups that are adapted side by side.
     def groups(meta_epoch: int) -> list[range]:
@@ -210,8 +229,9 @@ def main():
         )
         separate = training.cells == "separate"
         meta_cell = folded if separate else second_fold(meta_cell, folded, training.cell_weighting)
-        if not meta_cell.is_finite():
-            raise InputError(f"the fold of meta-epoch {meta_epoch} diverged: --w_meta_lr or --a_meta_lr is too large.")
+        if not meta_cell.is_usable():
+            rates = "--w_lr, --alpha_lr, --w_meta_lr or --a_meta_lr"
+            raise InputError(f"the fold of meta-epoch {meta_epoch} diverged: {rates} is too large.")
         seconds = time.perf_counter() - started
 
         tested, first_task, record = {}, None, None
@@ -235,7 +255,7 @@ def main():
                 board.add_meta_test(meta_epoch, first_task, record)
             board.add_meta_epoch(row, learning_rates(flags) if tests else {})
             progress.set_postfix(loss=f"{row.train_loss:.3f}", accuracy=f"{row.train_accuracy:.3f}", refresh=False)
-            save(path, meta_cell, meta_epoch + 1)
+            save(flags, train_tasks, meta_cell, meta_epoch + 1)
     ranks.leave()
     if ranks.is_first:
         finish(flags, network, meta_cell, max(first, training.meta_epochs), asdict(train_tasks.size), values)
@@ -252,9 +272,33 @@ def learning_rates(flags: TfmlFlags) -> dict[str, float]:
     }
 
 
-def save(path: Path, meta_cell: MetaCell, meta_epochs: int) -> None:
+def pretrained(flags: TfmlFlags, network: SearchNetwork, tasks: FewShotTasks, ranks: Ranks) -> MetaCell:
+    """The meta-cell after the pre-training on all classes of ``tasks``, from what ``network`` is now."""
+    images = tasks.labelled()
+    classes = SearchNetwork.build(network.settings, images.classes, flags.run.seed, network.device)
+    classes.unfold(network.state(separate=False))
+    views = DRAWINGS if network.settings.in_channels == 1 else PHOTOGRAPHS
+    settings = flags.pretraining.settings(dense=network.device.type == "cuda")
+    training = Pretraining(classes, images, views, settings, flags.run.seed)
+    name = f"{flags.run.name or 'TFML'}, pre-training"
+    pretrain(training, ranks, flags.run.path, name, flags.run.tensorboard)
+    return training.meta_cell(flags.tasks.n, flags.training.cells == "separate")
+
+
+def save(flags: TfmlFlags, tasks: FewShotTasks, meta_cell: MetaCell, meta_epochs: int) -> None:
+    """Writes what --resume goes on from, and the meta-cell with what it was trained on."""
+    path = flags.run.path
+    trained_on = TrainedOn(
+        dataset=flags.tasks.dataset,
+        shape=list(tasks.shape),
+        ways=flags.tasks.n,
+        shots=flags.training.n_train,
+        meta_epochs=meta_epochs,
+        split_seed=tasks.split_seed,
+        adaptation=flags.adaptation(),
+    )
     save_checkpoint(path / "checkpoint.pt", meta_epochs, meta_cell.as_dict())
-    meta_cell.save(path / "meta_cell.pt")
+    replace(meta_cell, trained_on=trained_on).save(path / "meta_cell.pt")
 
 
 def finish(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On-device search with the published settings, from the meta-cell of tfml.sh; with --dataset omniglot from the one that
-# comes with this repository. Further flags are appended, and a later flag wins:
+# On-device search with the published settings, from the meta-cell of tfml.sh; until that has been run, and with --dataset
+# omniglot, from one that comes with this repository. Further flags are appended, and a later flag wins:
 #
 #     ./tfml_onnas.sh --dataset omniglot --download
 #     ./tfml_onnas.sh --resume
@@ -34,10 +34,20 @@ omniglot=(
     --seed 22                              # other tasks, of the same characters, than that rate was chosen by
     --normalizer_temp_anneal_mode none     # as it was trained
 )
+miniimagenet=(
+    --meta_cell checkpoints/miniimagenet.pt  # checkpoints/README.md says what it is
+    --path runs/onnas_miniimagenet
+    --q 15
+    --test_task_train_steps 3              # it was trained to tell classes apart, not to adapt for long
+    --w_lr 0.0005                          # and with small steps
+)
 case " $* " in
     *" --dataset omniglot "* | *" --dataset=omniglot "*)
         flags+=("${omniglot[@]}")
         export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # as the README's figures: others round differently
+        ;;
+    *)
+        if [ ! -e runs/tfml/meta_cell.pt ]; then flags+=("${miniimagenet[@]}"); fi
         ;;
 esac
 exec "$python" onnas.py "${flags[@]}" "$@"

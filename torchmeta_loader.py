@@ -15,6 +15,11 @@ Run as a script, it turns a manual download into what torchmeta reads:
     python torchmeta_loader.py --prepare omniglot|miniimagenet --source FILE_OR_DIR --data_path DIR
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("torchmeta_loader.py")  # before what takes seconds to import
+
 import argparse
 import hashlib
 import json
@@ -26,16 +31,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from utils.data import glyphs, torchmeta_sets
-from utils.data.datasets import INPUT_SHAPES
 from utils.data.episode import Episode
 from utils.data.few_shot_folder import folder_shape, folder_split
 from utils.data.few_shot_split import FewShotSplit, class_name
+from utils.data.labelled_images import LabelledImages
+from utils.data.names import INPUT_SHAPES
 from utils.data.prepared import WEBSITE
 from utils.draws import derive_seed, numpy_generator
 from utils.errors import InputError
 from utils.run.cli import ArgumentParser, folder, run
 
-DATASETS = (*INPUT_SHAPES, "imagefolder")
+LABELLED_GLYPHS = 200  # classes of synthetic glyphs in a labelled set
 
 
 def few_shot_tasks(
@@ -51,11 +57,12 @@ def few_shot_tasks(
     download: bool = False,
     input_size: int | None = None,
     channels: int | None = None,
+    split_seed: int | None = None,
 ) -> "FewShotTasks":
     """The few-shot tasks over the classes of one split.
 
     Args:
-        dataset: one of ``DATASETS``.
+        dataset: one of ``FEW_SHOT_SETS``.
         split: "train", "val" or "test"; they share no class.
         ways: classes a task.
         shots: support images a class.
@@ -67,6 +74,7 @@ def few_shot_tasks(
             evaluation characters for "test", none for "val".
         download: fetch what is absent.
         input_size, channels: of "imagefolder": the side in pixels, and 1 or 3; None: as the images are.
+        split_seed: of "imagefolder": splits the classes where the folder does not; None: ``seed`` does.
 
     Raises:
         InputError: the data are absent, unreadable or damaged, or hold too few classes or images for such tasks.
@@ -75,7 +83,8 @@ def few_shot_tasks(
     if dataset == "synthetic":
         source = glyphs.glyph_split(split, seed)
     elif dataset == "imagefolder":
-        source = folder_split(place, split, seed=seed, input_size=input_size, channels=channels)
+        classes_by = seed if split_seed is None else split_seed
+        source = folder_split(place, split, seed=classes_by, input_size=input_size, channels=channels)
     else:
         source = torchmeta_sets.torchmeta_split(dataset, split, place, use_vinyals_split, download)
     if ways > source.classes:
@@ -138,7 +147,7 @@ class FewShotTasks:
     """The ways-way tasks over the classes of a split, by number; torchmeta's ClassSplitter would draw the same.
 
     Attributes:
-        shape, size, content, notes: see :class:`FewShotSplit`.
+        shape, size, content, notes, split_seed: see :class:`FewShotSplit`.
 
     Args:
         source: the classes.
@@ -151,6 +160,7 @@ class FewShotTasks:
     def __init__(self, source: FewShotSplit, *, ways: int, shots: int, queries: int, seed: int):
         self.source, self.ways, self.shots, self.queries, self.seed = source, ways, shots, queries, seed
         self.shape, self.size, self.content, self.notes = source.shape, source.size, source.content, source.notes
+        self.split_seed = source.split_seed
 
     def load(self, number: int) -> Episode:
         """The episode of this number, as tensors."""
@@ -161,6 +171,12 @@ class FewShotTasks:
             of_images = [classes[label] for label in labels]
             tensors += [self.source.images.read(of_images, numbers), torch.from_numpy(labels)]
         return Episode(number, *tensors, tuple(class_name(self.source.labels, index) for index in classes))
+
+    def labelled(self) -> LabelledImages:
+        """The images of all classes as one labelled set; of synthetic glyphs, without number, those of the first."""
+        drawn = self.content is None
+        counts = list(self.source.counts)[:1] * LABELLED_GLYPHS if drawn else self.source.counts
+        return LabelledImages(counts, self.source.images.read)
 
     def _classes(self, number: int) -> list[int]:
         draws = numpy_generator(self.seed, f"classes/{self.size.split}", number)

@@ -9,6 +9,7 @@
 "step-by-step back-propagation"                     step_by_step.py     step_by_step_backward
 "cells are folded into one meta-cell"               meta_cell.py        first_fold (tasks), second_fold (cells)
 "the meta-cell is unfolded on the device"           meta_cell.py        MetaCell.unfold
+one meta-cell in all places at once                  tied_cells.py       TiedCells
 "the task's own network"                            pruned_network.py   found_network, PrunedNetwork
 the same in a file, to classify later               adapted_network.py  AdaptedNetwork
 "the genotype is trained as a discrete network"     derived_network.py  DerivedSettings, DerivedNetwork
@@ -19,6 +20,7 @@ What makes it small and fast:
 BN that keeps its output only                       batch_norm.py       BatchNorm, Tracking, average_statistics
 one candidate on several edges run as one           merged_candidates.py
 several tasks run as one network                    batched_supernet.py, with batched_mix.py: a node's sum, BN included
+tied cells as few, large convolutions, for a GPU    dense_supernet.py
 PyTorch's own BN, for exporters and counters        textbook_norm.py    with_textbook_norm, count_macs
 
 An operation is defined once, in operations.py; the ordinary, merged, batched, step-by-step, pruned and derived forms

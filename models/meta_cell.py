@@ -1,7 +1,7 @@
 """The meta-cell: n cells folded into one, unfolded into n again (On-NAS, two-fold meta-learning)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -9,11 +9,13 @@ from torch import nn
 
 from models.supernet import Supernet, SupernetSettings
 from utils.errors import InputError
+from utils.results.checking import from_values
 from utils.run.files import read_tensors, write_tensors
 
 Tensors = dict[str, torch.Tensor]
 FORMAT = 1
 CELL_LR = 1.0
+LARGEST = 1_000_000  # of a number, either way; those that are learnt are far smaller
 
 
 def weighted_change(start: torch.Tensor, ends: list[torch.Tensor], weighting: str) -> torch.Tensor:
@@ -48,7 +50,11 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def _is_sound(value: object, shape: tuple[int, ...]) -> bool:
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.dtype != torch.float32:
         return False
-    return tuple(value.shape) == shape and value.device.type == "cpu" and bool(value.isfinite().all())
+    return tuple(value.shape) == shape and value.device.type == "cpu" and _is_usable(value)
+
+
+def _is_usable(tensor: torch.Tensor) -> bool:
+    return bool((tensor.abs() <= LARGEST).all())  # not a number is not, either
 
 
 @torch.no_grad()
@@ -56,6 +62,24 @@ def load_tensors(module: nn.Module, tensors: Tensors) -> None:
     """Copies into the module's parameters those tensors that it owns."""
     for name, parameter in module.named_parameters():
         parameter.copy_(tensors[name])
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a meta-cell was trained on, in plain values.
+
+    shape: (C, H, W) of its images.
+    split_seed: of the split of a folder's classes into those to train on and others; None: the data set has its own.
+    adaptation: how the tasks of its meta-tests are adapted, by the flags of onnas.py. Own images are adapted so, too.
+    """
+
+    dataset: str
+    shape: list[int]
+    ways: int
+    shots: int
+    meta_epochs: int
+    split_seed: int | None
+    adaptation: dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,7 @@ class MetaCell:
     Attributes:
         cells: one dictionary of tensors, the meta-cell; or n, one a cell.
         architecture: alpha and beta by name.
+        trained_on: what it was trained on; None: it does not say.
     """
 
     settings: SupernetSettings
@@ -76,6 +101,7 @@ class MetaCell:
     stem: Tensors
     head: Tensors
     architecture: Tensors
+    trained_on: TrainedOn | None = None
 
     @classmethod
     def of(cls, supernet: Supernet, architecture: nn.Module, separate: bool) -> "MetaCell":
@@ -123,13 +149,16 @@ class MetaCell:
     def parameter_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
-    def is_finite(self) -> bool:
-        return all(bool(tensor.isfinite().all()) for tensor in self.tensors())
+    def is_usable(self) -> bool:
+        """Whether a search can begin from its numbers."""
+        return all(map(_is_usable, self.tensors()))
 
     def as_dict(self) -> dict:
         """Tensors and plain values only."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"format": FORMAT, **values, "settings": self.settings.as_dict()}
+        values = {"format": FORMAT, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        trained_on = values.pop("trained_on")
+        told = {} if trained_on is None else {"trained_on": asdict(trained_on)}
+        return {**values, "settings": self.settings.as_dict(), **told}
 
     @classmethod
     def from_dict(cls, values: object, path: Path) -> "MetaCell":
@@ -138,20 +167,25 @@ class MetaCell:
         Raises:
             InputError: they are not a meta-cell's.
         """
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name != "trained_on"]
         if not isinstance(values, dict) or values.get("format") != FORMAT or not all(name in values for name in names):
             raise InputError(f"{path} does not hold a meta-cell of this project: write one with tfml.py.")
         try:
             settings = SupernetSettings.from_dict(values["settings"])
         except (TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path} does not hold the settings of a supernet: {error}") from error
-        return cls(settings, **{name: values[name] for name in names if name != "settings"})
+        try:
+            trained_on = from_values(TrainedOn, values["trained_on"]) if "trained_on" in values else None
+        except ValueError as error:
+            raise InputError(f"{path} does not say rightly what it was trained on: {error}.") from error
+        parts = {name: values[name] for name in names if name != "settings"}
+        return cls(settings, **parts, trained_on=trained_on)
 
     def check_fits(self, supernet: Supernet, architecture: nn.Module, path: Path) -> None:
         """Checks the tensors, read from ``path``, against a supernet of the same settings (of any number of ways).
 
         Raises:
-            InputError: they are not those that it needs, or are not finite numbers.
+            InputError: they are not those that it needs, or are not finite numbers, or too large.
         """
         width = supernet.head.in_features
         cells = [_shapes(cell) for cell in supernet.cells]
@@ -166,7 +200,8 @@ class MetaCell:
                 raise InputError(f"{path} holds other tensors than its settings need.")
             for name, shape in shapes.items():
                 if not _is_sound(part[name], shape):
-                    raise InputError(f"{path} holds for {name} something else than {shape} finite numbers.")
+                    numbers = f"{shape} numbers of at most {LARGEST:,}"
+                    raise InputError(f"{path} holds for {name} something else than {numbers}.")
 
     def save(self, path: Path) -> None:
         """Writes tensors and plain values only, whole or not at all."""

@@ -130,6 +130,12 @@ class Supernet(nn.Module):
         mixtures: one for each cell type.
         keep: (layers, E, k, N) drop-path factors, see :meth:`SearchCell.forward`; None: nothing is dropped.
         """
+        return self.head(self.features(images, mixtures, keep))
+
+    def features(
+        self, images: torch.Tensor, mixtures: dict[str, Mixture], keep: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the head reads, (N, S); see :meth:`forward`."""
         inputs = [[None, None] for _ in self.cells]
         states = self.stem_states(images)
         for layer, cell in enumerate(self.cells):
@@ -141,7 +147,7 @@ class Supernet(nn.Module):
             mixture = mixtures[self.settings.cell_type(layer)]
             states = cell(*inputs[layer], mixture, None if keep is None else keep[layer])
             inputs[layer] = None
-        return self.head(pooled(states))
+        return pooled(states)
 
     def stem_states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The stem's output, as the states of a cell's: nodes x (N, C, H, W)."""

@@ -15,6 +15,8 @@ what gets gradient and how it is taken             settings.py: SearchSettings, 
 second-order DARTS, for comparison                 unrolled.py
 onnas, random, full, metanas, darts, pcdarts       methods.py: METHODS
 reading off the genotype                           genotype.py: read_genotype
+all classes told apart before meta-training        pretraining/
+a head that starts at the classes' means           head_start.py
 training tasks side by side                        meta/
 full task: search, then the derived network        full_task/
 memory, predicted and within a budget              memory/; the paper's table, measured: memory_table.py

@@ -1,4 +1,6 @@
-"""Which supernet is searched: the meta-cell's, or without one that of the flags; and whether the two agree."""
+"""What a meta-cell and the flags say together: which supernet is searched, and which images it takes."""
+
+from pathlib import Path
 
 from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
@@ -6,14 +8,15 @@ from search_space.flags.onnas import OnnasFlags
 from search_space.methods import METHODS, network_of
 from search_space.primitives import FULL_TASK
 from search_space.search_network import load_meta_cell
+from search_space.settings import CENTROID, META, SearchSettings
 from utils.errors import InputError
 
 
-def searched_network(flags: OnnasFlags, channels: int) -> tuple[MetaCell | None, SupernetSettings]:
+def searched_network(flags: OnnasFlags, channels: int | None) -> tuple[MetaCell | None, SupernetSettings]:
     """The meta-cell, if there is one, and the settings of the supernet that the method searches.
 
     Args:
-        channels: of the images.
+        channels: of the images; None: they get the meta-cell's.
 
     Raises:
         InputError: the meta-cell is damaged, or does not fit the flags, the images or the method.
@@ -23,6 +26,22 @@ def searched_network(flags: OnnasFlags, channels: int) -> tuple[MetaCell | None,
     meta_cell = load_meta_cell(flags.kind.meta_cell)
     _check_agreement(flags, meta_cell, channels)
     return meta_cell, network_of(flags.search.search, meta_cell.settings)
+
+
+def head_start(asked: str | None, meta_cell: MetaCell) -> str:
+    """Where a task's head starts: as asked for, or as suits the meta-cell. One only pre-trained has a head of zeros."""
+    is_zero = not any(tensor.any() for tensor in meta_cell.head.values())
+    return asked or (CENTROID if is_zero else META)
+
+
+def head_note(meta_cell: MetaCell, path: Path, ways: int, settings: SearchSettings) -> str | None:
+    """What to say where a meta-cell's head, read from ``path``, is of no use; None: it is of use, or not asked for."""
+    if settings.head_init != META or meta_cell.ways == ways:
+        return None
+    return (
+        f"{path} was trained for tasks of {meta_cell.ways} ways: the head of {ways} starts at zero "
+        "(--head_init centroid: from the support set)."
+    )
 
 
 def network_from_scratch(flags: OnnasFlags, channels: int) -> SupernetSettings:
@@ -45,13 +64,41 @@ def network_from_scratch(flags: OnnasFlags, channels: int) -> SupernetSettings:
     )
 
 
-def _check_agreement(flags: OnnasFlags, meta_cell: MetaCell, channels: int) -> None:
+def image_side(meta_cell: MetaCell, input_size: int | None, path: Path) -> int:
+    """The side in pixels that images of one's own get: that of --input_size, else that of the meta-cell's training.
+
+    Raises:
+        InputError: neither says one, or it is no size of an image. ``path`` is where the meta-cell was read.
+    """
+    if input_size is not None:
+        return input_size
+    if meta_cell.trained_on is None:
+        raise InputError(f"{path} does not say how large its images were: give --input_size, the side in pixels.")
+    side = meta_cell.trained_on.shape[-1]
+    if not 8 <= side <= 4096:
+        raise InputError(f"{path} was trained on images of {side} pixels: give --input_size, from 8 to 4096.")
+    return side
+
+
+def folder_as_trained(meta_cell: MetaCell, input_size: int | None, path: Path) -> dict[str, int | None]:
+    """Keywords of few_shot_tasks: a folder's images and split of classes as in a meta-cell's training.
+
+    So nothing is tested on that it was trained on, whatever --seed is. Raises as :func:`image_side` does.
+    """
+    return {
+        "input_size": image_side(meta_cell, input_size, path),
+        "channels": meta_cell.settings.in_channels,
+        "split_seed": meta_cell.trained_on and meta_cell.trained_on.split_seed,
+    }
+
+
+def _check_agreement(flags: OnnasFlags, meta_cell: MetaCell, channels: int | None) -> None:
     path, settings = flags.kind.meta_cell, meta_cell.settings
     for flag, asked in vars(flags.network).items():
         has = settings.as_dict()[flag]
         if asked is not None and asked != has:
             raise InputError(f"{path} was trained with --{flag} {has}, not {asked}: leave the flag out.")
-    if channels != settings.in_channels:
+    if channels not in (None, settings.in_channels):
         raise InputError(
             f"{path} was trained on images of {settings.in_channels} channels, --dataset {flags.tasks.dataset} has "
             f"{channels}: name a meta-cell that was trained on such images."

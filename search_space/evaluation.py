@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from models.meta_cell import MetaCell
 from search_space.board.search_record import SearchRecord
+from search_space.found_figures import measure_found
 from search_space.search_network import SearchNetwork
 from search_space.settings import SearchSettings
 from search_space.task_search import TaskSearch
@@ -60,6 +61,7 @@ def search_task(search: TaskSearch, episode: Episode, measure: bool, record: Sea
     testing = PeakMemory(device, search.network.resident(), [images, queries, query_labels]) if measure else None
     with testing or nullcontext():
         after = search.classify(queries, query_labels, images)
+    found = measure_found(search, episode, after, measure)
     return TaskRow(
         task=episode.number,
         accuracy=after.accuracy,
@@ -72,4 +74,5 @@ def search_task(search: TaskSearch, episode: Episode, measure: bool, record: Sea
         peak_memory_test_mib=testing and testing.mib,
         genotype=search.network.genotype().as_dict(),
         predictions=after.predictions,
+        **vars(found),
     )

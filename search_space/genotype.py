@@ -4,6 +4,7 @@ import ast
 import json
 import reprlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from models.operations import OPERATIONS
 from models.supernet import EDGES, NORMAL, PAIRS, REDUCTION
 from search_space.architecture import Architecture, input_pairs
 from utils.errors import InputError
-from utils.run.files import read_file, replacing, write_json
+from utils.run.files import read_file, write_json, write_text
 
 CELLS = ("normal", "reduce")
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 MAX_NODES = 8
 MAX_BYTES = 64 * 1024  # of a file: eight nodes take less than two KiB
 FORM = "Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
+TWO_A_NODE = "expected two (operation, input) pairs a node, in one list or in a list for each node"
 
 Entry = tuple[str, int]
 
@@ -62,6 +64,8 @@ class Genotype:
     def from_dict(cls, values: object, source: str) -> "Genotype":
         """The inverse of :meth:`as_dict`, for values that are not to be trusted.
 
+        A cell may also be a list for each node, of its two pairs, as MetaNAS and pt.darts print it.
+
         Args:
             source: where the values come from, to be named when they are refused.
 
@@ -90,27 +94,29 @@ class Genotype:
 
     @classmethod
     def parse(cls, text: str, source: str) -> "Genotype":
-        """Reads JSON (:meth:`as_dict`) or DARTS's text (:meth:`as_text`), which may be assigned to a name.
+        """Reads JSON (:meth:`as_dict`), a printed dict, or DARTS's text (:meth:`as_text`), given a name or not.
 
         Raises:
-            InputError: the text is neither, or not a genotype as :meth:`from_dict` wants it.
+            InputError: the text is none of them, or not a genotype as :meth:`from_dict` wants it.
         """
         _check_size(len(text), source)
-        text = text.strip()
-        values = _parse_json(text, source) if text.startswith("{") else _parse_darts(text, source)
+        try:
+            values = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, source))
+        except (ValueError, RecursionError):
+            values = _parse_python(text.strip(), source)
         return cls.from_dict(values, source)
 
     @classmethod
     def load(cls, path: Path) -> "Genotype":
-        """Reads a file, of either form whatever its name.
+        """Reads a file, of any of these forms whatever its name; a byte-order mark before it is no part of it.
 
         Raises:
             InputError: no such file, or one that does not hold a genotype.
         """
         try:
-            text = read_file(path, MAX_BYTES).decode()
+            text = read_file(path, MAX_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not text: expected a genotype as JSON or as {FORM}.") from error
+            raise InputError(f"{path} is no text in UTF-8: expected a genotype as JSON or as {FORM}.") from error
         return cls.parse(text, str(path))
 
 
@@ -125,8 +131,7 @@ def save_genotype(genotype: Genotype, path: Path) -> None:
     if path.suffix == ".json":
         write_json(path, genotype.as_dict())
         return
-    with replacing(path) as temporary:
-        temporary.write_text(genotype.as_text() + "\n")
+    write_text(path, genotype.as_text() + "\n")
 
 
 def read_genotype(architecture: Architecture, primitives: tuple[str, ...]) -> Genotype:
@@ -198,28 +203,26 @@ def _unique(pairs: list[tuple[str, object]], source: str) -> dict:
     return values
 
 
-def _parse_json(text: str, source: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, source))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source} is damaged or not JSON: expected an object of {', '.join(FIELDS)}.") from error
-
-
-def _parse_darts(text: str, source: str) -> dict:
-    """The keyword arguments of ``Genotype(...)``, read as literals: nothing of the text is run."""
-    refusal = InputError(f"{source} does not hold one genotype: expected JSON or {FORM}.")
+def _parse_python(text: str, source: str) -> dict:
+    """The keyword arguments of ``Genotype(...)``, or a dict, read as literals: nothing of the text is run."""
+    refusal = InputError(f"{source} does not hold one genotype, whole: expected JSON or {FORM}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in strings
             (statement,) = ast.parse(text).body
-        call = statement.value if isinstance(statement, ast.Expr | ast.Assign) else None
-        if not isinstance(call, ast.Call) or not _is_name(call.func, "Genotype") or call.args:
+        value = statement.value if isinstance(statement, ast.Expr | ast.Assign) else None
+        if isinstance(value, ast.Dict) and None not in value.keys:
+            pairs = [
+                (ast.literal_eval(key), _literal(held)) for key, held in zip(value.keys, value.values, strict=True)
+            ]
+        elif isinstance(value, ast.Call) and _is_name(value.func, "Genotype") and not value.args:
+            pairs = [(keyword.arg, _literal(keyword.value)) for keyword in value.keywords]
+        else:
             raise refusal
-        pairs = [(keyword.arg, _literal(keyword.value)) for keyword in call.keywords]
+        return _unique(pairs, source)
     # What ast.parse raises depends on the Python: too deep a nesting is a SyntaxError, RecursionError or MemoryError.
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise refusal from error
-    return _unique(pairs, source)
 
 
 def _is_name(expression: ast.expr, name: str) -> bool:
@@ -235,7 +238,9 @@ def _literal(expression: ast.expr) -> object:
 
 def _read_entries(values: object, cell: str, source: str) -> tuple[Entry, ...]:
     if not isinstance(values, list | tuple):
-        raise InputError(f"{source}: {cell} must be a list of (operation, input) pairs.")
+        raise InputError(f"{source}: {cell} must be a list: {TWO_A_NODE}.")
+    if any(map(_is_node, values)):
+        values = _without_nodes(values, cell, source)
     if len(values) % 2 or not 1 <= len(values) // 2 <= MAX_NODES:
         raise InputError(
             f"{source}: {cell} has {len(values)} entries, expected two a node and from 1 to {MAX_NODES} nodes."
@@ -245,6 +250,19 @@ def _read_entries(values: object, cell: str, source: str) -> tuple[Entry, ...]:
         if first == second:
             raise InputError(f"{source}: node {node} of {cell} reads input {first} twice, expected two different ones.")
     return entries
+
+
+def _is_node(value: object) -> bool:
+    """Whether it is a list of pairs, and not a pair."""
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(pair, list | tuple) for pair in value)
+
+
+def _without_nodes(values: Sequence, cell: str, source: str) -> list:
+    """The pairs of a cell that has a list for each node."""
+    for node, pairs in enumerate(values):
+        if not _is_node(pairs) or len(pairs) != 2:
+            raise InputError(f"{source}: node {node} of {cell} is {reprlib.repr(pairs)}, {TWO_A_NODE}.")
+    return [pair for pairs in values for pair in pairs]
 
 
 def _read_entry(value: object, cell: str, node: int, source: str) -> Entry:

@@ -11,6 +11,9 @@ from utils.run.files import file_digest, read_tensors, write_tensors
 from utils.run.run_directory import check_run
 from utils.run.torchrun import is_restarted
 
+# What a run of onnas.py is known by.
+FILES = ("tasks.jsonl", "search.jsonl", "derived.jsonl", "adapted.pt", "predictions.csv", "results.json")
+
 
 def save_checkpoint(path: Path, done: int, state: dict) -> None:
     """Writes the state after ``done`` epochs: tensors and plain values, whole or not at all."""
@@ -53,23 +56,23 @@ def epoch_log(path: Path, kind: type[Row], done: int) -> RowLog[Row]:
     return log
 
 
-def checked_values(flags: OnnasFlags, settings: SearchSettings, log: str, found: dict[str, object]) -> dict:
+def checked_values(flags: OnnasFlags, settings: SearchSettings | None, log: str, found: dict[str, object]) -> dict:
     """The values for args.json of a run that may write into --path.
 
     Args:
-        settings: what is run; a memory budget has chosen its schedule.
+        settings: what is run; a memory budget has chosen its schedule. None: there is no search.
         log: the file that such a run writes first.
         found: further values that the run's identity depends on.
 
     Raises:
         InputError: the folder holds something else, or --export cannot be written.
     """
-    of_runs = dict.fromkeys((log, "tasks.jsonl", "search.jsonl", "derived.jsonl", "results.json"))
+    of_runs = dict.fromkeys((log, *FILES))
+    run = {"split_num": settings.schedule.split_num, "schedule": settings.schedule.name} if settings else {}
     values = {
         **flags.as_dict(),
         **found,
-        "split_num": settings.schedule.split_num,
-        "schedule": settings.schedule.name,
+        **run,
         # What counts is the content, not the place: a run is not to go on with others.
         "meta_cell (SHA-256)": flags.kind.meta_cell and file_digest(flags.kind.meta_cell),
         "resume": flags.run.resume or is_restarted(flags.run.path),

@@ -10,6 +10,7 @@ from models.supernet import Supernet, SupernetSettings
 from search_space.architecture import Architecture
 from search_space.genotype import Genotype, read_genotype
 from utils.draws import derive_seed, torch_generator
+from utils.errors import InputError
 from utils.memory import MIB
 
 
@@ -74,6 +75,11 @@ def load_meta_cell(path: Path) -> MetaCell:
     Raises:
         InputError: no such file, or not a sound one.
     """
+    if not path.exists():
+        raise InputError(
+            f"--meta_cell {path} is not there: python tfml.py --path {path.parent} writes one, ./tfml.sh with the "
+            f"published settings; or name one that comes with this, in checkpoints/."
+        )
     meta_cell = MetaCell.load(path)
     check_meta_cell(meta_cell, path)
     return meta_cell

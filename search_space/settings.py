@@ -4,9 +4,14 @@ from dataclasses import dataclass, field
 
 from search_space.normalizers import Normalizer
 
+# The network that classifies when a task has been adapted to: what the genotype names alone, or all that is mixed.
+FOUND, RELAXED = NETWORKS = ("found", "relaxed")
 # How a backward pass is taken, the fastest first. ORDINARY: one pass over everything that autograd kept; the other two:
 # step by step, see models/step_by_step.py.
 ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
+# Where a task's head starts. META: as the meta-cell has it, which is zero for another number of ways than its own.
+# CENTROID: it classifies by the mean features of the support set's classes, see search_space/head_start.py.
+META, ZERO, CENTROID = HEAD_STARTS = ("meta", "zero", "centroid")
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,13 @@ class SearchSettings:
 
     epochs: passes over the support set.
     architecture_epochs: those that adapt alpha and beta too: of a few-shot task the first, of a full one the last.
+    found_epochs: the last ones, of a few-shot task, which train the weights of the found network alone.
     batch_size: images of a batch.
     sampleno: candidates of an edge that get gradient, None: all. alpha_expect: chosen by expectation.
     beta_sampling: one edge pair a node gets gradient.
     drop_path_prob: for meta-training only.
     unrolled: the architecture gradient looks one weight step ahead, see search_space/unrolled.py.
+    head_init: where a task's head starts, one of HEAD_STARTS.
     transductive: BN normalises a query batch by its own statistics.
     compiled: tasks side by side run code that torch.compile made.
     """
@@ -64,5 +71,26 @@ class SearchSettings:
     beta_sampling: bool = False
     drop_path_prob: float = 0.0
     unrolled: bool = False
+    head_init: str = META
+    found_epochs: int = 0
     transductive: bool = True
     compiled: bool = False
+
+
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """How the meta-cell is trained to tell all classes of meta-training apart.
+
+    epochs: passes over the images.
+    batch_size: images of a step. micro_batch: those whose gradient is taken at a time; BN uses their statistics.
+    lr: AdamW's largest.
+    random_architectures: every second micro-batch goes through one instead of the whole mixture.
+    dense: a micro-batch is run as few, large convolutions in bfloat16: for a GPU; otherwise step by step.
+    """
+
+    epochs: int
+    batch_size: int
+    micro_batch: int
+    lr: float
+    random_architectures: bool
+    dense: bool = False

@@ -15,9 +15,11 @@ from models.step_by_step import MicroBatch, step_by_step_backward
 from search_space.adam import MomentumFreeAdam
 from search_space.architecture import EVERYTHING, Choice, Noise
 from search_space.batches import Batch, BatchOrders, batches, micro_batches, query_batches
+from search_space.found import genotype_mixtures
+from search_space.head_start import centroid_head
 from search_space.search_network import SearchNetwork
 from search_space.selection import Selector
-from search_space.settings import FASTEST, SearchSettings
+from search_space.settings import CENTROID, FASTEST, ZERO, SearchSettings
 from search_space.unrolled import unrolled_architecture_gradient
 from utils.draws import Draws
 from utils.errors import InputError
@@ -118,21 +120,42 @@ class TaskSearch:
             images: (N, C, H, W). labels: (N,).
         """
         settings, size = self.settings, len(labels)
+        self.start_head(images, labels)
         optimizers = self.new_optimizers()
         orders = BatchOrders(self.draws, size, settings.batch_size)
         steps_left = settings.architecture_epochs * len(batches(torch.arange(size), settings.batch_size))
-        loss = 0.0
+        loss, found = 0.0, None
         for epoch in range(settings.epochs):
+            if epoch == settings.epochs - settings.found_epochs:
+                found = self.found_mixtures()
             searching = epoch < settings.architecture_epochs
             if searching:
                 self.normalizer = settings.normalizer.annealed(epoch, settings.architecture_epochs)
             loss = 0.0
             for weight_batch, architecture_batch in orders.epoch():
                 validation = Batch(images, labels, architecture_batch) if searching else None
-                done = self.step(optimizers, Batch(images, labels, weight_batch), validation, steps_left)
+                done = self.step(optimizers, Batch(images, labels, weight_batch), validation, steps_left, found)
                 steps_left -= searching
                 loss += done.loss * len(weight_batch) / size
         return loss
+
+    @torch.no_grad()
+    def start_head(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Sets the head to where ``head_init`` says that it starts; see :meth:`adapt`."""
+        head, how = self.supernet.head, self.settings.head_init
+        if how == ZERO:
+            head.weight.zero_()
+            head.bias.zero_()
+        if how != CENTROID:
+            return
+        mixtures = self.mixtures()
+        self.average_batch_statistics(images, mixtures)
+        self.supernet.eval()
+        batch_size = self.settings.schedule.largest(self.settings.batch_size)  # as many at a time as in adapting
+        features = torch.cat([self.supernet.features(part, mixtures) for part in images.split(batch_size)])
+        weight, bias = centroid_head(features, labels, head.out_features)
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
 
     def new_optimizers(self) -> Optimizers:
         """Fresh ones, as each task starts with."""
@@ -156,11 +179,19 @@ class TaskSearch:
             return None
         return self.supernet.draw_drop_path(images, self.settings.drop_path_prob, self.drop_path_draws)
 
-    def step(self, optimizers: Optimizers, training: Batch, validation: Batch | None, steps_left: int) -> StepResult:
+    def step(
+        self,
+        optimizers: Optimizers,
+        training: Batch,
+        validation: Batch | None,
+        steps_left: int,
+        found: dict[str, Mixture] | None = None,
+    ) -> StepResult:
         """An architecture step on ``validation``, if there is one, then a weight step on ``training``.
 
         Args:
             steps_left: architecture steps left, this one included.
+            found: the mixtures of the found network, whose weights alone are then trained; None: those of the relaxed.
         """
         started, validated = time.perf_counter(), None
         choice = self.selector.choose(self.normalizer, self.settings.prune_threshold, steps_left, self.draw_noise())
@@ -168,7 +199,7 @@ class TaskSearch:
             validated = self.gradient_of_step(training, validation, optimizers.weights, choice)
             _step(optimizers.architecture)
             self.selector.record()
-        loss, accuracy = self.weight_gradient(training, choice).tolist()
+        loss, accuracy = self.weight_gradient(training, choice, found).tolist()
         _step(optimizers.weights)
         result = StepResult(loss, accuracy, None if validated is None else validated[1].item())
         self.step_seconds.append(time.perf_counter() - started)
@@ -202,10 +233,13 @@ class TaskSearch:
         """
         return self._gradient(batch, lambda: self.mixtures(choice), of_weights)
 
-    def weight_gradient(self, batch: Batch, choice: Choice) -> torch.Tensor:
-        """Returns (2,): the batch's loss and the share of it that was classified rightly."""
+    def weight_gradient(self, batch: Batch, choice: Choice, found: dict[str, Mixture] | None = None) -> torch.Tensor:
+        """That of the relaxed network's weights, or of the found one's.
+
+        Returns (2,): the batch's loss and the share of it that was classified rightly.
+        """
         with torch.no_grad():
-            mixtures = self.mixtures(choice)
+            mixtures = found or self.mixtures(choice)
         return self._gradient(batch, lambda: mixtures, of_weights=True)
 
     def _gradient(self, batch: Batch, mixtures: Callable[[], dict[str, Mixture]], of_weights: bool) -> torch.Tensor:
@@ -240,23 +274,36 @@ class TaskSearch:
         """How the candidates are mixed now, by cell type."""
         return self.architecture.mixtures(self.normalizer, self.settings.prune_threshold, choice)
 
+    def found_mixtures(self) -> dict[str, Mixture]:
+        """Those of the network that alpha and beta point to now, by cell type."""
+        return genotype_mixtures(self.network.genotype(), self.network.settings, like=self.supernet.head.weight)
+
     @torch.no_grad()
-    def classify(self, images: torch.Tensor, labels: torch.Tensor, support: torch.Tensor) -> Classification:
-        """Classifies the queries with the relaxed, soft-pruned supernet as it is now.
+    def classify(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        support: torch.Tensor,
+        found: dict[str, Mixture] | None = None,
+    ) -> Classification:
+        """Classifies the queries with the relaxed, soft-pruned supernet as it is now, or with the found network.
 
         Transductive: BN normalises a query batch by its own statistics; a batch holds every class equally often.
-        Otherwise BN takes the average statistics of one pass over the support set, and goes image by image.
+        Otherwise, and with the found network always, BN takes the average statistics of one pass over the support set,
+        and goes image by image.
 
         Args:
             images: (N, C, H, W) queries. labels: (N,). support: (M, C, H, W) the support images.
+            found: the mixtures of the found network; None: the relaxed one classifies.
         """
-        mixtures = self.mixtures()
-        if self.settings.transductive:
+        mixtures = found or self.mixtures()
+        transductive = self.settings.transductive and found is None
+        if transductive:
             parts = query_batches(labels, self.settings.batch_size)
         else:
             self.average_batch_statistics(support, mixtures)
             parts = torch.arange(len(labels)).split(1)
-        self.supernet.train(self.settings.transductive)
+        self.supernet.train(transductive)
         predictions, loss = {}, 0.0
         for part in parts:
             logits = self.supernet(images[part], mixtures)

@@ -515,7 +515,7 @@ reduce=[('max_pool_3x3', 1), ('dil_conv_5x5', 0)], reduce_concat=range(2, 3))"
 def test_genotype_is_trained_without_a_search(full_task, tmp_path):
     path, genotype = tmp_path / "run", tmp_path / "darts.txt"
     genotype.write_text(DARTS)
-    flags = "--derived_layers 3 --derived_channels 4 --auxiliary 1 --cutout 4 --seed 99999999999999999999999"
+    flags = "--derived_layers 3 --derived_channels 4 --auxiliary 1 --cutout 4 --seed 9223372036854775807"
     full_task(path, "--genotype", genotype, *flags.split()).succeeded()
     results = results_of(path)
     assert set(results) == DERIVED_KEYS

@@ -17,7 +17,7 @@ CALLS = {
     "tfml.sh": ["tfml.py"],
     "tfml_onnas.sh": ["onnas.py"],
     "onnas_full_task.sh": ["onnas.py"],
-    "quickstart.sh": ["tfml.py", "onnas.py", "-m utils.quickstart_table"],
+    "quickstart.sh": ["tfml.py", "onnas.py", "-m utils.quickstart_table", "-m utils.data.drawings"],
 }
 
 
@@ -55,6 +55,8 @@ def arguments_of(script: str, tmp_path: Path) -> list[list[str]]:
 @pytest.mark.parametrize("script", CALLS)
 def test_every_flag_exists(script, tmp_path):
     programs = set()
+    (tmp_path / "runs" / "tfml").mkdir(parents=True)
+    (tmp_path / "runs" / "tfml" / "meta_cell.pt").touch()  # as after tfml.sh
     for arguments in arguments_of(script, tmp_path):
         program = " ".join(arguments[:2]) if arguments[0] == "-m" else arguments[0]
         programs.add(program)
@@ -68,6 +70,14 @@ def test_a_full_tasks_genotype_may_have_any_number_of_nodes(tmp_path):
     """... as onnas.py refuses a --nodes that is not the genotype's, and a script's flags cannot be left out."""
     (arguments,) = arguments_of("onnas_full_task.sh", tmp_path)
     assert "--nodes" not in arguments
+
+
+def test_the_search_starts_from_the_meta_cell_that_comes_with_the_repository_until_there_is_another(tmp_path):
+    (arguments,) = arguments_of("tfml_onnas.sh", tmp_path)
+    last = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    assert last["--meta_cell"] == "checkpoints/miniimagenet.pt"
+    assert (ROOT / last["--meta_cell"]).exists()
+    assert last["--dataset"] == "miniimagenet"
 
 
 def test_a_further_flag_comes_last(tmp_path):

@@ -7,6 +7,11 @@ Runs onnas.py for each method, into a folder of its own in --path, then prints t
 compare.json. Flags that are not its own go to onnas.py. The same command again goes on where it was stopped.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("utils.compare")  # before what takes seconds to import
+
 import argparse
 import contextlib
 import os
@@ -23,7 +28,7 @@ from utils.results.run_files import RunFiles, read_run
 from utils.results.schema import FEW_SHOT, FULL
 from utils.results.settings import METHODS
 from utils.run.cli import ArgumentParser, folder, run, whole
-from utils.run.files import replacing, write_json
+from utils.run.files import write_json, write_text
 from utils.run.run_directory import lock_folder
 from utils.tables.layout import Column, markdown, number, percent, plain, text
 
@@ -245,8 +250,7 @@ def main(script: Path = ONNAS):
         check_same_tasks(outcome, outcomes[0])
     rows = [as_row(outcome, outcomes[0]) for outcome in outcomes]
     shown, about = columns(measure, outcomes[0].method), caption(outcomes[0], args.task)
-    with replacing(args.path / "compare.md") as temporary:
-        temporary.write_text(f"{about}\n\n{markdown(shown, rows)}\n")
+    write_text(args.path / "compare.md", f"{about}\n\n{markdown(shown, rows)}\n")
     write_json(args.path / "compare.json", {"task": args.task, "methods": rows})
     print(f"{about}\n\n{plain(shown, rows)}\n\nThe whole table: {args.path / 'compare.md'}")
 

@@ -3,6 +3,11 @@
 python -m utils.quickstart_table --trained DIR --untrained DIR --tfml DIR
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("utils.quickstart_table")  # before what takes seconds to import
+
 from pathlib import Path
 
 from utils.results.row_log import read_rows

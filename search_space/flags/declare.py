@@ -6,18 +6,24 @@ from typing import Any, ClassVar
 
 from utils.run.cli import ArgumentParser
 
-FEW_SHOT, FULL = TASKS = ("fewshot", "full")
+FEW_SHOT, FULL, OWN = TASKS = ("fewshot", "full", "own")
 
 
 def flag(
-    kind: Callable, help: str, default: object = None, *, changes: bool = False, only: str | None = None, **options: Any
+    kind: Callable,
+    help: str,
+    default: object = None,
+    *,
+    changes: bool = False,
+    only: tuple[str, ...] = TASKS,
+    **options: Any,
 ) -> Any:
     """A field of a :class:`Section`: the flag of its name.
 
     Args:
         kind: argparse's type; bool: the flag has no value.
         changes: a run that goes on (--resume) may have another value; otherwise the flag is part of its identity.
-        only: the kind of task that has a use for it; None: both.
+        only: the kinds of tasks that have a use for it.
         options: further ones of argparse.
     """
     options |= {"action": "store_true", "default": False} if kind is bool else {"type": kind, "default": default}

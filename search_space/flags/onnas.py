@@ -1,34 +1,43 @@
 """The flags of onnas.py, and which of them go together."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from search_space.flags.declare import FEW_SHOT, FULL, TASKS, Flags, Section, build, declared, flag, parse
+from search_space.flags.declare import FEW_SHOT, FULL, OWN, TASKS, Flags, Section, build, declared, flag, parse
+from search_space.flags.own_images import OwnFlags, complete, settle_own_images
 from search_space.flags.shared import (
     EPOCHS,
     FULL_TASK_PRESET,
     IMAGES,
     LR,
+    OF_DATA_SETS,
+    SMALL_TASKS,
     AdaptationFlags,
     RunFlags,
     TaskFlags,
     fill_in,
     preset,
+    refuse_other_size,
     refuse_rising_temperature,
 )
 from search_space.methods import METHODS, method_flags, settings_of
-from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
-from utils.data.datasets import FULL_TASKS, INPUT_SHAPES
+from search_space.settings import FASTEST, FOUND, LEANEST, NETWORKS, ORDINARY, RELAXED, Schedule, SearchSettings
+from utils.data.names import FEW_SHOT_SETS, FULL_TASK_SETS
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
-DATASETS = {FEW_SHOT: tuple(INPUT_SHAPES), FULL: FULL_TASKS}
+DATASETS = {FEW_SHOT: FEW_SHOT_SETS, FULL: FULL_TASK_SETS}
 
 
 @dataclass(frozen=True)
 class KindFlags(Section):
     title = "what is searched, and from where"
-    task: str = flag(str, "many small tasks, or one full data set", FEW_SHOT, choices=TASKS)
+    task: str = flag(
+        str,
+        "many small tasks, one full data set, or one small task of your own images (default: own with --support or "
+        "--adapted, else fewshot)",
+        choices=TASKS,
+    )
     meta_cell: Path | None = flag(
         place,
         "meta_cell.pt, written by tfml.py; a full task can do without (default: from scratch)",
@@ -50,11 +59,15 @@ class NetworkFlags(Section):
 @dataclass(frozen=True)
 class SearchFlags(Section):
     title = "on-device search"
-    eval_epochs: int = flag(
+    eval_epochs: int | None = flag(
         whole(1, 1_000_000),
         "few-shot: test tasks; the steps of the first few are shown by TensorBoard",
         100,
         changes=True,
+        only=OF_DATA_SETS,
+    )
+    split: str | None = flag(
+        str, "of the data set; settings are chosen on val", "test", choices=("val", "test"), only=(FEW_SHOT,)
     )
     search: str = flag(
         str,
@@ -69,6 +82,17 @@ class SearchFlags(Section):
     beta_sampling: int = flag(switch, "onnas, random: 1 gives gradient to one edge pair a node", 1)
     unrolled: int = flag(switch, "darts: 1 takes the architecture gradient one weight step ahead", 0)
     batch_size: int = flag(whole(2, IMAGES), "images of a batch (default: the preset's, for a full task 64)")
+    export_network: str | None = flag(
+        str,
+        "small tasks: what --export writes, and what classifies your own images (default: found where --found_epochs "
+        "trains it, else relaxed)",
+        choices=NETWORKS,
+        only=SMALL_TASKS,
+    )
+
+    def network(self, adaptation: AdaptationFlags) -> str:
+        """Which network classifies."""
+        return self.export_network or (FOUND if adaptation.found_epochs else RELAXED)
 
 
 @dataclass(frozen=True)
@@ -117,41 +141,36 @@ class MemoryFlags(Section):
 @dataclass(frozen=True)
 class FullTaskFlags(Section):
     title = "full task"
-    epochs: int = flag(whole(1, EPOCHS), "of the search", 50, only=FULL)
-    warm_up_epochs: int = flag(whole(0, EPOCHS), "the first of them, which train weights only", 25, only=FULL)
-    input_size: int | None = flag(
-        whole(8, 4096),
-        "side that images are resized to (default: as they are, if all are square and of one size)",
-        metavar="PIXELS",
-        only=FULL,
-    )
+    epochs: int = flag(whole(1, EPOCHS), "of the search", 50, only=(FULL,))
+    warm_up_epochs: int = flag(whole(0, EPOCHS), "the first of them, which train weights only", 25, only=(FULL,))
     genotype: Path | None = flag(
         place,
         "train this one's network (.json, or DARTS's .txt); no search",
         metavar="FILE",
         changes=True,
-        only=FULL,
+        only=(FULL,),
     )
 
 
 @dataclass(frozen=True)
 class DerivedFlags(Section):
     title = "full task: the derived network"
-    derived_epochs: int = flag(whole(0, EPOCHS), "of its training", 100, only=FULL)
-    derived_channels: int | None = flag(whole(2, 4096), "C (default: the searched network's)", only=FULL)
+    derived_epochs: int = flag(whole(0, EPOCHS), "of its training", 100, only=(FULL,))
+    derived_channels: int | None = flag(whole(2, 4096), "C (default: the searched network's)", only=(FULL,))
     derived_layers: int | None = flag(
         whole(1, 64),
         "cells; another number than searched has reductions at its thirds (default: the searched network's)",
-        only=FULL,
+        only=(FULL,),
     )
-    inherit_weights: int = flag(switch, "1: starts from the searched weights, 0: from scratch", 0, only=FULL)
-    derived_lr: float = flag(real(0, LR), "SGD's learning rate at the start", 0.025, only=FULL)
-    drop_path_prob: float = flag(real(0, 0.99), "of an edge, for each image, at the last epoch", 0.2, only=FULL)
-    auxiliary: int = flag(switch, "1: a second head helps to train", 0, only=FULL)
-    cutout: int = flag(whole(0, 4096), "side in pixels of a square hidden in each image", 0, only=FULL)
+    inherit_weights: int = flag(switch, "1: starts from the searched weights, 0: from scratch", 0, only=(FULL,))
+    derived_lr: float = flag(real(0, LR), "SGD's learning rate at the start", 0.025, only=(FULL,))
+    drop_path_prob: float = flag(real(0, 0.99), "of an edge, for each image, at the last epoch", 0.2, only=(FULL,))
+    auxiliary: int = flag(switch, "1: a second head helps to train", 0, only=(FULL,))
+    cutout: int = flag(whole(0, 4096), "side in pixels of a square hidden in each image", 0, only=(FULL,))
     export: Path | None = flag(
         place,
-        "write the network as FILE.onnx and FILE.pt2: the derived one, or few-shot that of the last task",
+        "write the network as FILE.onnx, FILE.int8.onnx and FILE.pt2: of a full task the derived one, of your own "
+        "images the adapted one, of many small tasks that of the last",
         metavar="FILE",
         changes=True,
     )
@@ -161,6 +180,7 @@ class DerivedFlags(Section):
 class OnnasFlags(Flags):
     kind: KindFlags
     run: RunFlags
+    own: OwnFlags
     tasks: TaskFlags
     adaptation: AdaptationFlags
     network: NetworkFlags
@@ -172,7 +192,7 @@ class OnnasFlags(Flags):
     def search_settings(self) -> SearchSettings:
         """How a task is searched, where memory does not matter."""
         search, adaptation = self.search, self.adaptation
-        if self.kind.task == FEW_SHOT:
+        if self.kind.task != FULL:
             shared = adaptation.of_test_task(search.batch_size)
         else:
             shared = SearchSettings(
@@ -190,6 +210,17 @@ class OnnasFlags(Flags):
             search.search, shared, search.sampleno, bool(search.alpha_expect), bool(search.beta_sampling)
         )
 
+    def completed(self, adaptation: dict[str, object]) -> "OnnasFlags":
+        """Those of own images, with the meta-cell's way to adapt where the command line says nothing.
+
+        Raises:
+            InputError: the meta-cell names a value that there is not, or T would rise over a task.
+        """
+        values = self.as_dict()
+        own = [part for part in fields(SearchFlags) if part.name in ("batch_size", "export_network")]
+        complete(values, adaptation, self.kind.meta_cell, (*fields(AdaptationFlags), *own))
+        return build(OnnasFlags, values)
+
 
 def parse_onnas_flags(documentation: str) -> OnnasFlags:
     """Reads the command line.
@@ -202,14 +233,21 @@ def parse_onnas_flags(documentation: str) -> OnnasFlags:
     says = "where the images are from (default: omniglot, for a full task cifar10)"
     own = {"path": {"default": Path("runs/onnas")}, "dataset": {"choices": every, "help": says}}
     values = parse(parser, OnnasFlags, own)
+    if values["task"] is None:
+        values["task"] = OWN if values["support"] or values["adapted"] else FEW_SHOT
     _settle(parser, values)
+    fill_in(values, {"step_by_step": int(values["search"] != "pcdarts")})
+    _refuse_disagreement(parser, values)
+    if values["task"] == OWN:
+        settle_own_images(parser, values, method_flags(values["search"]))
+        return build(OnnasFlags, values)
     task = values["task"]
     fill_in(values, {"dataset": "omniglot" if task == FEW_SHOT else "cifar10"})
-    fill_in(values, {"step_by_step": int(values["search"] != "pcdarts")})
     if values["dataset"] not in DATASETS[task]:
         known = ", ".join(DATASETS[task])
         parser.error(f"argument --dataset: --task {task} knows {known}, not {values['dataset']}")
-    _refuse_disagreement(parser, values)
+    if task == FEW_SHOT:
+        refuse_other_size(parser, values)
     refuse_rising_temperature(parser, values)
     published = FULL_TASK_PRESET
     if task == FEW_SHOT:
@@ -222,11 +260,12 @@ def _settle(parser: ArgumentParser, values: dict[str, Any]) -> None:
     """Refuses flags that the task or the method has no use for, so that what is recorded is what was used."""
     given = parser.given()
     for part in declared(OnnasFlags):
-        if part.metadata["only"] in (None, values["task"]):
+        only = part.metadata["only"]
+        if values["task"] in only:
             continue
         if part.name in given:
-            parser.error(f"argument --{part.name}: goes with --task {part.metadata['only']}")
-        if part.metadata["only"] == FEW_SHOT:
+            parser.error(f"argument --{part.name}: goes with --task {' or '.join(only)}")
+        if only != (FULL,):
             values[part.name] = None
     for name, value in method_flags(values["search"]).items():
         if name in given and values[name] != value:
@@ -236,9 +275,9 @@ def _settle(parser: ArgumentParser, values: dict[str, Any]) -> None:
 
 def _refuse_disagreement(parser: ArgumentParser, values: dict[str, Any]) -> None:
     """Refuses flags that do not go together."""
-    few_shot, search = values["task"] == FEW_SHOT, values["search"]
-    if few_shot and values["meta_cell"] is None:
-        parser.error("argument --meta_cell: --task fewshot needs one, written by tfml.py")
+    full, search = values["task"] == FULL, values["search"]
+    if not full and values["meta_cell"] is None and values["adapted"] is None:
+        parser.error(f"argument --meta_cell: --task {values['task']} needs one, written by tfml.py")
     if values["unrolled"] and search != "darts":
         parser.error("argument --unrolled: 1 goes with --search darts")
     if values["partial_channels"] and search != "pcdarts":
@@ -248,7 +287,7 @@ def _refuse_disagreement(parser: ArgumentParser, values: dict[str, Any]) -> None
     if values["schedule"] and not values["step_by_step"]:
         parser.error("argument --schedule: goes with --step_by_step 1, not 0")
     epochs, warm_up = values["epochs"], values["warm_up_epochs"]
-    if not few_shot and warm_up >= epochs and values["genotype"] is None:
+    if full and warm_up >= epochs and values["genotype"] is None:
         parser.error(f"argument --warm_up_epochs: must be less than --epochs {epochs}, got {warm_up}")
     if values["genotype"] is not None and values["inherit_weights"]:
         parser.error("argument --inherit_weights: 1 needs a search, and --genotype does without one")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search_space.flags.declare import FEW_SHOT, Section, flag
+from search_space.flags.declare import FEW_SHOT, FULL, OWN, Section, flag
 from search_space.normalizers import ANNEAL_MODES, NORMALIZERS, Normalizer
-from search_space.settings import SearchSettings
+from search_space.settings import HEAD_STARTS, META, SearchSettings
 from utils.run.cli import DEVICES, ArgumentParser, place, real, switch, whole
 
 # The published settings. test_batch_size is the task batch of testing; miniImageNet's is 5 with one shot.
@@ -37,9 +37,10 @@ PRESETS = {
 # CIFAR-10's.
 FULL_TASK_PRESET = {"test_batch_size": 64, "w_lr": 0.025, "alpha_lr": 3e-4}
 
+OF_DATA_SETS, SMALL_TASKS = (FEW_SHOT, FULL), (FEW_SHOT, OWN)  # which tasks have a use for a flag
 EPOCHS = 10_000_000  # more than years of them
 IMAGES = 1_000_000  # more than memory holds
-LR = 10_000  # at a hundredth of it nothing is learnt any more
+LR = 100  # with it nothing is learnt any more
 
 
 def preset(name: str | None, dataset: str, shots: int) -> dict[str, Any]:
@@ -81,45 +82,70 @@ class RunFlags(Section):
 @dataclass(frozen=True)
 class TaskFlags(Section):
     title = "tasks"
-    dataset: str = flag(str, "where the images are from")
-    data_path: Path = flag(place, "folder of the data sets, or the image folder", Path("data"), changes=True)
-    download: bool = flag(bool, "fetch the data set if it is not in --data_path", changes=True)
-    use_vinyals_split: int = flag(
-        switch, "Omniglot: 1 Vinyals' 1028/172/423 characters, 0 background/evaluation (964/659)", 1
+    dataset: str | None = flag(str, "where the images are from", only=OF_DATA_SETS)
+    data_path: Path | None = flag(
+        place, "folder of the data sets, or the image folder", Path("data"), changes=True, only=OF_DATA_SETS
     )
-    n: int = flag(whole(2, 10_000), "ways: classes of a task", 5)
-    k: int = flag(whole(1, 10_000), "shots: support images a class of a test task", 5)
-    q: int = flag(whole(1, 10_000), "query images a class of a test task", 1)
-    workers: int = flag(whole(0, 64), "processes that load images beside the main one", 0, changes=True)
+    input_size: int | None = flag(
+        whole(8, 4096),
+        "side that images of your own are resized to, in a full task those of any data set (default: the meta-cell's; "
+        "without one as they are, if all are square and of one size)",
+        metavar="PIXELS",
+    )
+    download: bool | None = flag(
+        bool, "fetch the data set if it is not in --data_path", changes=True, only=OF_DATA_SETS
+    )
+    use_vinyals_split: int | None = flag(
+        switch,
+        "Omniglot: 1 Vinyals' 1028/172/423 characters, 0 background/evaluation (964/659)",
+        1,
+        only=OF_DATA_SETS,
+    )
+    n: int | None = flag(whole(2, 10_000), "ways: classes of a task", 5, only=OF_DATA_SETS)
+    k: int | None = flag(whole(1, 10_000), "shots: support images a class of a test task", 5, only=OF_DATA_SETS)
+    q: int | None = flag(whole(1, 10_000), "query images a class of a test task", 1, only=OF_DATA_SETS)
+    workers: int | None = flag(
+        whole(0, 64), "processes that load images beside the main one", 0, changes=True, only=OF_DATA_SETS
+    )
 
 
 @dataclass(frozen=True)
 class AdaptationFlags(Section):
     title = "search"
     hp_setting: str | None = flag(
-        str, "published preset (default: that of the data set)", choices=tuple(PRESETS), only=FEW_SHOT
+        str, "published preset (default: that of the data set)", choices=tuple(PRESETS), only=SMALL_TASKS
     )
     w_lr: float = flag(real(0, LR), "learning rate of the weights (default: the preset's)")
     alpha_lr: float = flag(real(0, LR), "that of alpha and beta (default: the preset's)")
     test_task_train_steps: int | None = flag(
-        whole(1, EPOCHS), "epochs over a test task's support set", 10, only=FEW_SHOT
+        whole(1, EPOCHS), "epochs over a test task's support set", 10, only=SMALL_TASKS
     )
     test_adapt_steps: float | None = flag(
         real(0, 1),
         "share of these epochs, from the first, that adapt alpha and beta too; the rest adapts weights",
         1.0,
-        only=FEW_SHOT,
+        only=SMALL_TASKS,
+    )
+    found_epochs: float | None = flag(
+        real(0, 1), "share of them, the last, that train the weights of the found network alone", 0.0, only=SMALL_TASKS
     )
     normalizer: str = flag(str, "from alpha and beta to weights", "softmax", choices=NORMALIZERS)
     normalizer_temp_anneal_mode: str = flag(str, "how T goes over a task", "linear", choices=ANNEAL_MODES)
     normalizer_t_max: float = flag(real(1e-3, 1000), "temperature T at a task's start", 1.0)
     normalizer_t_min: float = flag(real(1e-3, 1000), "T at its end, at most as high", 0.1)
     alpha_prune_threshold: float = flag(real(0, 1), "candidates less probable than this are not run", 0.01)
+    head_init: str | None = flag(
+        str,
+        "where a task's head starts; meta: as the meta-cell has it; centroid: it classifies by the support set's mean "
+        "features (default: meta, of a meta-cell that was pre-trained only centroid)",
+        choices=HEAD_STARTS,
+        only=SMALL_TASKS,
+    )
     transductive: int | None = flag(
         switch,
         "1: BN normalises a query batch by its own statistics; 0: by the support set's, image by image",
         1,
-        only=FEW_SHOT,
+        only=SMALL_TASKS,
     )
 
     def annealing(self) -> Normalizer:
@@ -128,22 +154,43 @@ class AdaptationFlags(Section):
             self.normalizer, self.normalizer_temp_anneal_mode, self.normalizer_t_max, self.normalizer_t_min
         )
 
+    def found_of(self, epochs: int) -> int:
+        """How many of a task's epochs train the found network alone."""
+        return round(self.found_epochs * epochs)
+
     def of_test_task(self, batch_size: int) -> SearchSettings:
         """How a few-shot test task is adapted; every candidate gets gradient."""
+        found_epochs = self.found_of(self.test_task_train_steps)
         return SearchSettings(
             epochs=self.test_task_train_steps,
-            architecture_epochs=round(self.test_adapt_steps * self.test_task_train_steps),
+            architecture_epochs=round(self.test_adapt_steps * (self.test_task_train_steps - found_epochs)),
+            found_epochs=found_epochs,
             batch_size=batch_size,
             w_lr=self.w_lr,
             alpha_lr=self.alpha_lr,
             normalizer=self.annealing(),
             prune_threshold=self.alpha_prune_threshold,
+            head_init=self.head_init or META,
             transductive=bool(self.transductive),
         )
 
 
+def rising_temperature(values: dict[str, Any]) -> str | None:
+    """What is wrong where T would rise over a task; None: it falls, or stays."""
+    high, low = values["normalizer_t_max"], values["normalizer_t_min"]
+    if values["normalizer_temp_anneal_mode"] == "none" or low <= high:
+        return None
+    return f"argument --normalizer_t_min: must be at most --normalizer_t_max {high:g}, got {low:g}"
+
+
 def refuse_rising_temperature(parser: ArgumentParser, values: dict[str, Any]) -> None:
     """T falls over a task, or stays."""
-    high, low = values["normalizer_t_max"], values["normalizer_t_min"]
-    if values["normalizer_temp_anneal_mode"] != "none" and low > high:
-        parser.error(f"argument --normalizer_t_min: must be at most --normalizer_t_max {high:g}, got {low:g}")
+    wrong = rising_temperature(values)
+    if wrong:
+        parser.error(wrong)
+
+
+def refuse_other_size(parser: ArgumentParser, values: dict[str, Any]) -> None:
+    """A few-shot data set that is published has its own size."""
+    if values["input_size"] is not None and values["dataset"] != "imagefolder":
+        parser.error(f"argument --input_size: goes with --dataset imagefolder, not {values['dataset']}")

@@ -13,12 +13,14 @@ from search_space.flags.shared import (
     TaskFlags,
     fill_in,
     preset,
+    refuse_other_size,
     refuse_rising_temperature,
 )
-from search_space.settings import SearchSettings
-from utils.data.datasets import INPUT_SHAPES
+from search_space.settings import PretrainingSettings, SearchSettings
+from utils.data.names import FEW_SHOT_SETS, INPUT_SHAPES
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
+NOT_OF_ADAPTING = ("hp_setting", "transductive")
 SMALL_IMAGE = 32  # pixels: of larger images a task by itself fills the caches, and takes gigabytes
 
 
@@ -68,6 +70,30 @@ class MetaTrainingFlags(Section):
 
 
 @dataclass(frozen=True)
+class PretrainingFlags(Section):
+    title = "pre-training, before meta-training: all its classes in one head"
+    pretrain_epochs: int = flag(whole(0, EPOCHS), "passes over the images of the training classes", 0)
+    pretrain_batch_size: int = flag(whole(2, IMAGES), "images of a step", 128)
+    pretrain_micro_batch: int = flag(
+        whole(2, IMAGES), "images whose gradient is taken at a time: fewer need less memory", 32
+    )
+    pretrain_lr: float = flag(real(0, LR), "AdamW's largest; it falls to 0 by a cosine", 0.003)
+    pretrain_random: int = flag(
+        switch, "1: half of each batch goes through random architectures, so that candidates work alone too", 0
+    )
+
+    def settings(self, dense: bool) -> PretrainingSettings:
+        return PretrainingSettings(
+            epochs=self.pretrain_epochs,
+            batch_size=self.pretrain_batch_size,
+            micro_batch=self.pretrain_micro_batch,
+            lr=self.pretrain_lr,
+            random_architectures=bool(self.pretrain_random),
+            dense=dense,
+        )
+
+
+@dataclass(frozen=True)
 class NetworkFlags(Section):
     title = "network"
     init_channels: int = flag(whole(2, 4096), "C: channels of a node, even", 28)
@@ -95,6 +121,7 @@ class MetaTestFlags(Section):
 class TfmlFlags(Flags):
     run: RunFlags
     tasks: TaskFlags
+    pretraining: PretrainingFlags
     training: MetaTrainingFlags
     network: NetworkFlags
     test: MetaTestFlags
@@ -103,9 +130,12 @@ class TfmlFlags(Flags):
     def of_training_task(self, meta_epoch: int) -> SearchSettings:
         """How a training task is adapted: in the warm-up its weights only."""
         training, search = self.training, self.search
+        searching = meta_epoch >= training.warm_up_epochs
+        found_epochs = search.found_of(training.task_train_steps) if searching else 0
         return SearchSettings(
             epochs=training.task_train_steps,
-            architecture_epochs=training.task_train_steps if meta_epoch >= training.warm_up_epochs else 0,
+            architecture_epochs=training.task_train_steps - found_epochs if searching else 0,
+            found_epochs=found_epochs,
             batch_size=training.batch_size,
             w_lr=search.w_lr,
             alpha_lr=search.alpha_lr,
@@ -114,6 +144,11 @@ class TfmlFlags(Flags):
             drop_path_prob=training.drop_path_prob,
             compiled=bool(training.compile),
         )
+
+    def adaptation(self) -> dict[str, object]:
+        """How a meta-test adapts, by the names of onnas.py's flags."""
+        of_testing = {**vars(self.search), "batch_size": self.test.test_batch_size}
+        return {name: value for name, value in of_testing.items() if name not in NOT_OF_ADAPTING and value is not None}
 
     def may_change(self) -> set[str]:
         """A decay reaches 0 at the end: a longer run would have been another one from its start."""
@@ -127,11 +162,13 @@ def parse_tfml_flags(documentation: str) -> TfmlFlags:
         documentation: of the script, whose first line --help shows.
     """
     parser = ArgumentParser(prog="tfml.py", description=documentation.splitlines()[0])
-    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": tuple(INPUT_SHAPES), "default": "omniglot"}}
+    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": FEW_SHOT_SETS, "default": "omniglot"}}
     values = parse(parser, TfmlFlags, own)
     refuse_rising_temperature(parser, values)
+    refuse_other_size(parser, values)
     fill_in(values, preset(values["hp_setting"], values["dataset"], values["k"]))
-    small = max(INPUT_SHAPES[values["dataset"]][1:]) <= SMALL_IMAGE
+    shape = INPUT_SHAPES.get(values["dataset"])  # a folder of images has its own
+    small = (max(shape[1:]) if shape else values["input_size"] or SMALL_IMAGE + 1) <= SMALL_IMAGE
     reductions = [layer for layer in (1, 3) if layer < values["layers"]]
     fill_in(values, {"tasks_at_once": 5 if small else 1, "reduction_layers": reductions})
     side_by_side = min(values["tasks_at_once"], values["meta_batch_size"]) > 1 and values["partial_channels"] == 1
@@ -140,4 +177,6 @@ def parse_tfml_flags(documentation: str) -> TfmlFlags:
             "argument --compile: 1 is for tasks side by side: --tasks_at_once and --meta_batch_size 2 or more, "
             "--partial_channels 1"
         )
+    if values["pretrain_epochs"] and values["partial_channels"] > 1:
+        parser.error("argument --pretrain_epochs: a pre-training is of all channels, with --partial_channels 1.")
     return build(TfmlFlags, values)

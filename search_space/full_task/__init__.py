@@ -1,5 +1,6 @@
 """A full task, as CIFAR-10 (method, part 4): a search on the two halves of its training set, then the found network.
 
+task               from its data to its results
 plan               what is run: networks, settings, memory, decided before hours of search
 run                the two loops, epoch by epoch
 search             the search, half of the images for the weights, half for alpha and beta

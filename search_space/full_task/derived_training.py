@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.derived_network import DerivedNetwork
 from search_space.batches import micro_batches
-from search_space.full_task.epochs import Batches, cosine_decay, share_of_right, take_steps
+from search_space.full_task.epochs import Batches, classify, cosine_decay, share_of_right, take_steps
 from search_space.settings import Schedule
 from utils.draws import torch_generator
 from utils.errors import InputError
@@ -143,6 +143,10 @@ class DerivedTraining:
     def accuracy(self, batches: Batches) -> float:
         """The share of right answers, BN by its running statistics."""
         return share_of_right(self.network.eval(), batches, self.device)
+
+    def classify(self, batches: Batches) -> tuple[list[int], list[int]]:
+        """The label and the given class of each image."""
+        return classify(self.network.eval(), batches, self.device)
 
     def state_dict(self) -> dict:
         """All that the next epoch starts from, in tensors and plain values."""

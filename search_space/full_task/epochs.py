@@ -1,6 +1,7 @@
 """What search and training of a full task share: the steps of an epoch, epochs that go on, and testing."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
 from utils.memory import METERED_STEPS, PeakMemory
 from utils.results.schema import as_values
 from utils.run.progress import progress_bar
+from utils.run.run_directory import still_there
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (N, C, H, W) and labels (N,)
 
@@ -59,10 +61,18 @@ class Epochs:
             name: in the progress bar. steps: of an epoch.
             batches: what an epoch is given, by its number.
             on_epoch: is told of the row of each.
+
+        Raises:
+            InputError: the run's folder has been deleted.
         """
         with progress_bar(None, name, "step", self.first * steps, self.epochs * steps) as progress:
+
+            def on_step() -> None:
+                still_there(self.checkpoint.parent)  # an epoch may take hours
+                progress.update()
+
             for epoch in range(self.first, self.epochs):
-                row = self.trained.train_epoch(epoch, *batches(epoch), progress.update)
+                row = self.trained.train_epoch(epoch, *batches(epoch), on_step)
                 self.log.append(row)
                 on_epoch(row)
                 save_checkpoint(self.checkpoint, epoch + 1, self.trained.state_dict())
@@ -76,11 +86,20 @@ class Epochs:
         return {f"{prefix}{key}": heaviest and getattr(heaviest, key) for key in keys}
 
 
+Logits = Callable[[torch.Tensor], torch.Tensor]
+
+
 @torch.no_grad()
-def share_of_right(logits: Callable[[torch.Tensor], torch.Tensor], batches: Batches, device: torch.device) -> float:
+def classify(logits: Logits, batches: Batches, device: torch.device) -> tuple[list[int], list[int]]:
+    """The label and the given class of each image, in the batches' order."""
+    labels, given = [], []
+    for images, of_batch in batches:
+        labels += of_batch.tolist()
+        given += logits(images.to(device)).argmax(1).tolist()
+    return labels, given
+
+
+def share_of_right(logits: Logits, batches: Batches, device: torch.device) -> float:
     """The share of images that are classified rightly."""
-    right, seen = 0, 0
-    for images, labels in batches:
-        right += (logits(images.to(device)).argmax(1) == labels.to(device)).sum().item()
-        seen += len(labels)
-    return right / seen
+    labels, given = classify(logits, batches, device)
+    return sum(map(operator.eq, labels, given)) / len(labels)

@@ -3,6 +3,7 @@
 Each returns what it made and its figures under the keys of results.json.
 """
 
+from collections.abc import Sequence
 from itertools import islice
 from statistics import median
 
@@ -18,11 +19,15 @@ from search_space.full_task.plan import FullTaskPlan, planned_training
 from search_space.full_task.search import FullTaskSearch
 from search_space.resume import load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork
+from utils.data.episode import Episode
 from utils.data.full_task_data import FullTask
 from utils.data.image_batches import image_batches
 from utils.errors import InputError
 from utils.memory import PeakMemory
-from utils.results.schema import DerivedEpochRow, SearchEpochRow
+from utils.results.confusion import judge
+from utils.results.examples import CLASSES, SHOTS, example_of
+from utils.results.row_log import RowLog
+from utils.results.schema import DerivedEpochRow, ExampleRow, SearchEpochRow
 
 
 def run_search(
@@ -100,8 +105,11 @@ def train_derived(flags: OnnasFlags, data: FullTask, derived: DerivedNetwork) ->
         with PeakMemory(trainer.device, trainer.resident(), batch) as memory:
             trainer.accuracy([batch])
         peaks[f"derived_peak_memory_{use}_mib"] = memory.mib
+    labels, given = trainer.classify(test)
+    judged = judge(labels, given, len(data.classes))
+    RowLog(path / "examples.jsonl", ExampleRow, before=0).append(ExampleRow(**_shown(data, given)))
     return {
-        "derived_accuracy": trainer.accuracy(test),
+        **{f"derived_{key}": judged[key] for key in ("accuracy", "accuracy_interval", "confusion")},
         "derived_parameters": derived.parameter_count,
         "derived_macs": count_macs(derived, data.shape),
         "derived_epochs": flags.derived.derived_epochs,
@@ -111,3 +119,23 @@ def train_derived(flags: OnnasFlags, data: FullTask, derived: DerivedNetwork) ->
         **epochs.peak("derived_"),
         **peaks,
     }
+
+
+def _shown(data: FullTask, given: list[int]) -> dict:
+    """The first training and test images of the first classes, and the class that each of the latter was given."""
+    parts = [(images, _first_of_each(images.labels)) for images in (data.train, data.test)]
+    tensors = [
+        tensor
+        for images, indices in parts
+        for tensor in (
+            torch.stack([torch.from_numpy(images.pixels[index].copy()) for index in indices]) / 255,
+            torch.tensor([images.labels[index] for index in indices]),
+        )
+    ]
+    return example_of(Episode(0, *tensors, data.classes), [given[index] for index in parts[1][1]])
+
+
+def _first_of_each(labels: Sequence[int]) -> list[int]:
+    """The first few images of each class that is shown; the first image of all, if there is none."""
+    found = [[index for index, label in enumerate(labels) if label == shown][:SHOTS] for shown in range(CLASSES)]
+    return [index for indices in found for index in indices] or [0]

@@ -70,6 +70,14 @@ def plan_search(
     raise BudgetError(memory.memory_budget, "to search", least.peak_mib, remedy)
 
 
+def split_note(asked: int | None, size: Size, settings: SearchSettings) -> str | None:
+    """What to say where ``asked`` micro-batches of the smallest batch are too many, as none may hold a single image."""
+    number = min(map(settings.schedule.count, size.batch_sizes(settings)))
+    if number >= (asked or 1):
+        return None
+    return f"--split_num {asked} would leave single images: the smallest batch is split in {number}."
+
+
 def search_ways(settings: SearchSettings, memory: MemoryFlags, size: Size) -> list[list[SearchSettings]]:
     """The ways a search can be run, in lists of ever less memory, from the one to be preferred.
 

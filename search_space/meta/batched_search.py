@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from models.batched_supernet import BatchedMixture, BatchedSupernet
 from models.meta_cell import MetaCell
+from models.search_cell import Mixture
 from search_space.architecture import Choice, Noise
 from search_space.batches import BatchOrders, query_batches
 from search_space.evaluation import TRAINING_TASK, Start
 from search_space.meta.batched_adam import BatchedAdam
 from search_space.search_network import SearchNetwork
-from search_space.settings import SearchSettings
+from search_space.settings import META, SearchSettings
 from search_space.task_search import TaskSearch, reason_to_diverge
 from utils.data.episode import Episode
 from utils.draws import Draws
@@ -139,11 +140,15 @@ class BatchedSearch:
             InputError: a loss is not finite.
         """
         settings, size = self.settings, labels.shape[1]
+        if settings.head_init != META:
+            self._start_heads(images, labels)
         weights = BatchedAdam(self.net.weights.values(), settings.w_lr)
         architectures = [task.new_architecture_optimizer() for task in self.tasks]
         orders = [BatchOrders(task.draws, size, settings.batch_size) for task in self.tasks]
-        first = True
+        first, found = True, None
         for epoch in range(settings.epochs):
+            if epoch == settings.epochs - settings.found_epochs:
+                found = _side_by_side_mixtures([task.found_mixtures() for task in self.tasks])
             searching = epoch < settings.architecture_epochs
             losses = torch.zeros(len(self.tasks), dtype=torch.float64, device=labels.device)
             if searching:
@@ -154,15 +159,23 @@ class BatchedSearch:
                 noises = [task.draw_noise() for task in self.tasks]
                 validated = None
                 if searching:
-                    batch = _taken(images, validation), _taken(labels, validation)
-                    validated = self._architecture_step(*batch, noises, architectures)
-                done = self._weight_step(_taken(images, training), _taken(labels, training), noises, weights)
+                    validated = self._architecture_step(
+                        _taken(images, validation), _taken(labels, validation), noises, architectures
+                    )
+                done = self._weight_step(_taken(images, training), _taken(labels, training), noises, weights, found)
                 reason = reason_to_diverge(settings, validated, done.sum().item(), first)
                 if reason is not None:
                     raise InputError(f"a training task diverged, its loss is not finite: {reason}.")
                 losses += done.double() * (training.shape[1] / size)
                 first = False
         return losses.tolist()
+
+    @torch.no_grad()
+    def _start_heads(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        for number, task in enumerate(self.tasks):
+            task.start_head(images[number], labels[number])
+            for name, parameter in task.supernet.head.named_parameters(prefix="head"):
+                self.net.weights[name][number].copy_(parameter)
 
     def _architecture_step(self, images, labels, noises: list[Noise], optimizers: list) -> float:
         """Returns the sum of the tasks' losses before the step."""
@@ -179,10 +192,14 @@ class BatchedSearch:
             optimizer.zero_grad()
         return loss.item()
 
-    def _weight_step(self, images, labels, noises: list[Noise], optimizer: BatchedAdam) -> torch.Tensor:
-        """Returns each task's loss before the step, (T,)."""
+    def _weight_step(self, images, labels, noises: list[Noise], optimizer: BatchedAdam, found: dict | None):
+        """Returns each task's loss before the step, (T,).
+
+        Args:
+            found: the mixtures of the found networks, whose weights alone are then trained.
+        """
         with torch.no_grad():
-            mixtures = self._mixtures(noises)
+            mixtures = found or self._mixtures(noises)
         losses = self._losses(images, labels, mixtures)
         losses.sum().backward()
         optimizer.step(self.net.reached_weights(mixtures))
@@ -205,10 +222,9 @@ class BatchedSearch:
         return self.net(images, mixtures, keep)
 
     def _mixtures(self, noises: list[Noise]) -> dict[str, BatchedMixture]:
-        of_tasks = [task.mixtures(Choice(noise=noise)) for task, noise in zip(self.tasks, noises, strict=True)]
-        return {
-            cell_type: BatchedMixture.of([mixtures[cell_type] for mixtures in of_tasks]) for cell_type in of_tasks[0]
-        }
+        return _side_by_side_mixtures(
+            [task.mixtures(Choice(noise=noise)) for task, noise in zip(self.tasks, noises, strict=True)]
+        )
 
     @torch.no_grad()
     def classify(self, images: torch.Tensor, labels: torch.Tensor) -> list[float]:
@@ -224,6 +240,10 @@ class BatchedSearch:
             logits = self.net(_taken(images, part), mixtures)
             right += (logits.argmax(2) == _taken(labels, part)).sum(1)
         return [number / labels.shape[1] for number in right.tolist()]
+
+
+def _side_by_side_mixtures(of_tasks: list[dict[str, Mixture]]) -> dict[str, BatchedMixture]:
+    return {cell_type: BatchedMixture.of([mixtures[cell_type] for mixtures in of_tasks]) for cell_type in of_tasks[0]}
 
 
 def _taken(tensor: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

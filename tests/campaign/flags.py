@@ -10,26 +10,12 @@ from itertools import cycle
 from tests.campaign.judging import Outcome, problem_of
 from tests.campaign.runs import Kinds, as_shell
 
-NUMBERS = ["0", "-1", "1", "2", "7", "1e20", "1e308", "1e-320", "-0.0", "nan", "inf", "0x10", "1_000", "٣", "9" * 20]
-NUMBERS += ["2147483648", "9223372036854775808", "100000", "1" + "0" * 400, "0.5", "3e38"]
-WORDS = [
-    "",
-    " ",
-    "x",
-    "-",
-    "--",
-    "a" * 300,
-    "/",
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/proc/self/mem",
-    "\udcff",
-    "$HOME",
-]
-WORDS += ["\n", "..", "None", "full", "fewshot", "synthetic", "darts", "cuda", "linear"]
+NUMBERS = ["0", "-1", "1", "2", "7", "0.5", "3e38", "1e20", "1e308", "1e-320", "-0.0", "nan", "inf", "0x10", "1_000"]
+NUMBERS += ["٣", "100000", "2147483648", "9223372036854775807", "9223372036854775808", "1" + "0" * 400]
+WORDS = ["", " ", "x", "-", "--", "/", "..", "\n", "a\nb", "\x1b[31m", "\udcff", "a" * 300, "None", "full", "synthetic"]
+WORDS += ["darts", "cuda", "linear", "$HOME", "/dev/null", "/dev/zero", "/dev/full", "/proc/self/mem", "/proc/nope"]
 PATIENCE = 8  # seconds, after which a run that just takes long is interrupted
-KEPT = ("--path",)  # of each attempt it is a folder of its own
+KEPT = ("--path", "--export")  # of each attempt it is a folder of its own, and files are not to lie anywhere
 HELP = re.compile(r"^\s+(--\w+)", re.MULTILINE)
 
 
@@ -40,10 +26,8 @@ def flags(kinds: Kinds, times: int, draws: random.Random) -> Iterator[Outcome]:
         path = kinds.folder / f"flags{number}"
         drawn = []
         for flag in draws.sample([name for name in names[kind.script] if name not in KEPT], draws.randint(1, 3)):
-            values = [
-                draws.choice(draws.choice((NUMBERS, NUMBERS, WORDS))) for _ in range(draws.choice((1, 1, 1, 0, 2)))
-            ]
-            drawn += [flag, *values]
+            number_of_values = draws.choice((1, 1, 1, 0, 2))
+            drawn += [flag, *(draws.choice(draws.choice((NUMBERS, NUMBERS, WORDS))) for _ in range(number_of_values))]
         command = kind.command(path, *drawn)
         pid = kinds.scripts.start(*command)
         patience = threading.Timer(PATIENCE, kinds.scripts.send_signal, (pid, signal.SIGINT))

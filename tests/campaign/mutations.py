@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -12,8 +11,9 @@ from pathlib import Path
 
 from tests.campaign.judging import Outcome, problem_of
 from tests.campaign.runs import Kinds, as_shell
+from tests.sources import DRAWINGS, SPLITS, blocks, encoded, miniimagenet_pickles, miniimagenet_tars, omniglot_zips
 
-HUGE = [10**20, -1, 1e308, None, True, "x", [], {}, [[]], "\ud800", "<script>", "9" * 5000]
+HUGE = [10**20, -1, 1e308, float("nan"), None, True, "x", [], {}, [[]], "\ud800", "<script>", "9" * 5000]
 
 
 # --- Mutations ------------------------------------------------------------------------------------------------------
@@ -37,15 +37,13 @@ def write_garbage(path: Path, draws: random.Random) -> None:
 
 def splice(path: Path, draws: random.Random) -> None:
     content, place = path.read_bytes(), draws.randrange(path.stat().st_size)
-    path.write_bytes(
-        content[:place] + draws.choice((b"\0", b"\n", b"9" * 400, content[:100], b"\xef\xbb\xbf")) + content[place:]
-    )
+    inserted = draws.choice((b"\0", b"\n", b"9" * 400, content[:100], b"\xef\xbb\xbf"))
+    path.write_bytes(content[:place] + inserted + content[place:])
 
 
 def be_no_file(path: Path, draws: random.Random) -> None:
     path.unlink()
-    make = draws.choice((os.mkfifo, os.mkdir, lambda p: p.symlink_to(p), lambda p: p.symlink_to("/dev/zero")))
-    make(path)
+    draws.choice((os.mkfifo, os.mkdir, lambda p: p.symlink_to(p), lambda p: p.symlink_to("/dev/zero")))(path)
 
 
 def swap_rows(path: Path, draws: random.Random) -> None:
@@ -129,24 +127,15 @@ def trained(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list
 
 
 def prepared(kinds: Kinds, place: Path, draws: random.Random) -> tuple[Path, list]:
-    (place / "source").mkdir()
-    picture = next(kinds.images.rglob("*.png"))
-    if draws.random() < 0.5:
-        source, name = place / "source" / "images_background.zip", "omniglot"
-        for part in ("background", "evaluation"):
-            with zipfile.ZipFile(place / "source" / f"images_{part}.zip", "w") as archive:
-                archive.write(picture, f"images_{part}/Latin/character01/0001_01.png")
+    """One of the downloaded files of a data set, of a class or a character a part, that is prepared."""
+    write = draws.choice((omniglot_zips, miniimagenet_tars, miniimagenet_pickles))
+    if write is omniglot_zips:
+        name, drawing = "omniglot", encoded(blocks(0, 7, 105), "png")
+        parts = {part: f"{part}/Latin/character01/{{}}.png" for part in ("images_background", "images_evaluation")}
     else:
-        source, name = place / "source" / "train.tar", "miniimagenet"
-        for part in ("train", "val", "test"):
-            with tarfile.open(place / "source" / f"{part}.tar", "w") as archive:
-                archive.add(picture, f"{part}/n01532829/0.png")
-    return source, [
-        "torchmeta_loader.py",
-        "--prepare",
-        name,
-        "--source",
-        place / "source",
-        "--data_path",
-        place / "data",
-    ]
+        name, drawing = "miniimagenet", encoded(blocks(0, 6, 84, 3), "jpeg")
+        parts = {part: f"{part}/n{part}/{{}}.jpg" for part in SPLITS}
+    files = {part: {place.format(number): drawing for number in range(DRAWINGS)} for part, place in parts.items()}
+    source = write(place / "source", files)
+    places = ["--source", source, "--data_path", place / "data"]
+    return draws.choice(sorted(source.iterdir())), ["torchmeta_loader.py", "--prepare", name, *places]

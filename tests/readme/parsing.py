@@ -168,7 +168,7 @@ def parse(name: str, arguments: list[str]) -> list[argparse.Namespace]:
     with patch.object(sys, "argv", [name, *arguments]), complaints():
         parsed = module.parse_args() if hasattr(module, "parse_args") else parse_in_main(module.main)
     if not isinstance(parsed, tuple):
-        return [parsed]
+        return [parsed if isinstance(parsed, argparse.Namespace) else argparse.Namespace(**parsed.as_dict())]
     args, passed_on = parsed
     common = ["--task", getattr(args, "task", "full"), "--meta_cell", "FILE", "--path", str(args.path), *passed_on]
     of_methods = {method: ["--search", method, *args.flags[method]] for method in getattr(args, "methods", ())}

@@ -59,7 +59,12 @@ def test_accuracy_before_is_that_of_the_unfolded_meta_cell():
 def test_measuring_changes_nothing_but_the_figures_of_memory():
     start = start_of()
     measured, plain = (searched(start, 0, measure) for measure in (True, False))
-    figures = {"peak_memory_mib": None, "peak_memory_breakdown_mib": None, "peak_memory_test_mib": None}
+    figures = {
+        "peak_memory_mib": None,
+        "peak_memory_breakdown_mib": None,
+        "peak_memory_test_mib": None,
+        "found_peak_memory_mib": None,
+    }
     timings = {"seconds": 0.0, "seconds_per_step": 0.0}
     assert replace(measured, **figures, **timings) == replace(plain, **timings)
     assert plain.peak_memory_mib is None

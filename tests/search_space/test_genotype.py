@@ -1,5 +1,6 @@
 """The genotype: read off by hand, to text and back, and what is refused."""
 
+import ast
 import json
 from collections import Counter
 from itertools import combinations
@@ -197,6 +198,41 @@ def test_published_genotype_is_read(tmp_path):
     assert Genotype.load(tmp_path / "darts") == genotype
 
 
+NORMAL = "[('conv_3x3', 0), ('skip_connect', 1), ('sep_conv_3x3', 1), ('max_pool_3x3', 2)]"
+NESTED = "[[('conv_3x3', 0), ('skip_connect', 1)], [('sep_conv_3x3', 1), ('max_pool_3x3', 2)]]"
+FORMS = {
+    "a list for each node": (
+        f"Genotype(normal={NESTED}, normal_concat=range(2, 4), reduce={NESTED}, reduce_concat=range(2, 4))"
+    ),
+    "a tuple for each node, of one cell": (
+        f"x = Genotype(normal={NORMAL}, normal_concat=[2, 3], "
+        f"reduce={NESTED.translate(str.maketrans('[]', '()'))}, reduce_concat=[2, 3])"
+    ),
+    "a printed dict": (
+        f"{{'normal': {NORMAL}, 'normal_concat': range(2, 4), 'reduce': {NESTED}, 'reduce_concat': (2, 3)}}"
+    ),
+    "JSON with a list for each node": (
+        f'{{"normal": {NESTED}, "normal_concat": [2, 3], "reduce": {NESTED}, "reduce_concat": [2, 3]}}'.replace(
+            "'", '"'
+        )
+        .replace("(", "[")
+        .replace(")", "]")
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_genotypes_that_other_programs_print(form, mark, line_end, tmp_path):
+    (tmp_path / "printed").write_bytes(
+        mark + FORMS[form].replace(", ", ",\n ").encode().replace(b"\n", line_end) + line_end
+    )
+    genotype = Genotype.load(tmp_path / "printed")
+    assert genotype.normal == genotype.reduce == tuple(ast.literal_eval(NORMAL))
+    assert genotype.normal_concat == genotype.reduce_concat == (2, 3)
+
+
 # --- What is refused ------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +274,8 @@ REFUSED = {
     "three": (with_entry(3, ["skip_connect", 0, 1]), "expected a pair"),
     "no entry": (with_entry(3, None), "expected a pair"),
     "two letters": (with_entry(3, "ab"), "expected a pair"),
+    "a node of three pairs": ({**two_nodes(), "normal": [[["skip_connect", 0]] * 3]}, "node 0 of normal is [["),
+    "nodes and pairs": (with_entry(3, [["skip_connect", 0], ["skip_connect", 1]]), "node 0 of reduce is ['sep"),
     "odd": ({**two_nodes(), "normal": two_nodes()["normal"][:3]}, "normal has 3 entries"),
     "a node is missing": ({**two_nodes(), "normal": two_nodes()["normal"][:2]}, "1 nodes in normal and 2 in reduce"),
     "no node": ({**two_nodes(), "normal": [], "normal_concat": []}, "normal has 0 entries"),
@@ -278,9 +316,11 @@ WHOLE = f"Genotype(normal={CELL}, normal_concat=[2], {REST})"
 TEXTS = {
     "": "expected JSON or Genotype(",
     "{}": "no normal",
-    "{": "not JSON",
+    "{": "expected JSON or Genotype(",
     "[" * 60_000: "Genotype(",
-    '{"normal":' * 6_000: "not JSON",
+    '{"normal":' * 6_000: "expected JSON or Genotype(",
+    "{**{}}": "Genotype(",
+    "{'normal': 1, 'normal': 2}": "'normal' twice",
     "-" * 60_000 + "1": "Genotype(",
     "x" + ".x" * 30_000: "Genotype(",
     "1" + "+1" * 30_000: "Genotype(",

@@ -1,5 +1,6 @@
 """One task's search against a plain loop over the reference supernet, with torch's own Adam."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise
 
@@ -11,9 +12,10 @@ from torch.nn import functional as F
 from models import merged_candidates
 from search_space.architecture import EVERYTHING
 from search_space.batches import Batch, batches, micro_batches, query_batches
+from search_space.head_start import centroid_head
 from search_space.normalizers import Normalizer
 from search_space.primitives import FEW_SHOT
-from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
+from search_space.settings import CENTROID, FASTEST, LEANEST, ORDINARY, ZERO, Schedule, SearchSettings
 from tests.helpers import (
     WAYS,
     Mixing,
@@ -330,6 +332,26 @@ def test_kind_of_search_does_not_change_the_batches():
     ]
     for kind in kinds:
         assert Watched(changed(PLAIN, **kind)).adapt().passes == expected, kind
+
+
+def test_head_starts_at_the_class_means_of_the_support_sets_features():
+    """Without a learning rate it is still there after adapting; otherwise the head is the meta-cell's."""
+    still = replace(PLAIN, epochs=1, architecture_epochs=0, batch_size=SUPPORT, w_lr=0.0)
+    watched = Watched(still).adapt()
+    own = [parameter.clone() for parameter in watched.supernet.head.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(own, Watched(still).supernet.head.parameters(), strict=True))
+    assert not any(
+        parameter.any() for parameter in Watched(replace(still, head_init=ZERO)).adapt().supernet.head.parameters()
+    )
+    watched = Watched(replace(still, head_init=CENTROID)).adapt()
+    mixtures = watched.search.mixtures()
+    watched.search.average_batch_statistics(watched.images, mixtures)  # as images are classified one by one
+    with torch.no_grad():
+        features = watched.supernet.eval().features(watched.images, mixtures)
+    for actual, expected in zip(
+        watched.supernet.head.parameters(), centroid_head(features, watched.labels, WAYS), strict=True
+    ):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_gumbel_noise_is_drawn_once_per_step():

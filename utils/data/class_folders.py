@@ -4,7 +4,6 @@ Nothing is passed over in silence but what is hidden (its name begins with a dot
 folders are followed.
 """
 
-import os
 import unicodedata
 from pathlib import Path, PurePath
 
@@ -97,8 +96,8 @@ def visible(folder: Path) -> list[Path]:
 def check_name(path: PurePath | str) -> None:
     """Refuses a name that is not UTF-8, or that would break a line; the refusal has such letters escaped."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(path)):
-        text = os.fsencode(path).decode("utf-8", "backslashreplace")
-        name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(path))
+        name = name.replace("\\udc", "\\x")  # Python's form of a byte that is no UTF-8
         raise InputError(f"the name {name} is not UTF-8 or has control characters: rename it.")
 
 

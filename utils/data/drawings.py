@@ -4,6 +4,11 @@ FOLDER/support/<class>/ has five drawings of each of five glyphs, FOLDER/query/<
 synthetic glyphs of the test split, on which no meta-cell was trained.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("utils.data.drawings")  # before what takes seconds to import
+
 from pathlib import Path
 
 from utils.data.glyphs import draw_glyph, invent_glyph

@@ -58,8 +58,8 @@ def folder_split(
     )
     digest = decoded.digest if decoded else classes.digest()
     size, labels = SplitSize(split, len(counts), sum(counts)), list(splits[split])
-    content, said = [labels, counts, digest], (*notes, *changes, *trouble)
-    return FewShotSplit(labels, counts, preparation.shape, size, decoded or classes, content, said)
+    content, said, split_seed = [labels, counts, digest], (*notes, *changes, *trouble), seed if notes else None
+    return FewShotSplit(labels, counts, preparation.shape, size, decoded or classes, content, said, split_seed)
 
 
 class ClassFolders:
@@ -111,7 +111,7 @@ def _split_by_seed(folder: Path, classes: Classes, seed: int) -> tuple[dict[str,
     train, val = (round(len(names) * SHARES[split]) for split in ("train", "val"))
     parts = {"train": names[:train], "val": names[train : train + val], "test": names[train + val :]}
     sizes = ", ".join(f"{len(part)} {split}" for split, part in parts.items())
-    note = f"{folder} has no train/, val/ and test/: --seed {seed} splits its {len(names)} classes into {sizes}."
+    note = f"{folder} has no train/, val/ and test/: seed {seed} splits its {len(names)} classes into {sizes}."
     return {split: {name: classes[name] for name in sorted(part)} for split, part in parts.items()}, [note]
 
 

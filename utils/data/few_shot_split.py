@@ -38,6 +38,7 @@ class FewShotSplit:
     images: decoded once, or when one is asked for.
     content: plain values that differ if other tasks would be drawn; None: the seed says it all.
     notes: sentences for the user.
+    split_seed: split the classes into those to train on and others; None: the data set says which are which.
     """
 
     labels: Sequence
@@ -47,6 +48,7 @@ class FewShotSplit:
     images: Images
     content: list | None = None
     notes: tuple[str, ...] = ()
+    split_seed: int | None = None
 
     @property
     def classes(self) -> int:

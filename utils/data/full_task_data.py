@@ -58,7 +58,7 @@ def load_full_task(
     """Loads a task and checks all of it.
 
     Args:
-        dataset: one of :data:`utils.data.datasets.FULL_TASKS`.
+        dataset: one of ``FULL_TASK_SETS``.
         data_path: the folder that holds torchvision's folder or archive of the set; for "imagefolder" that of
             ``train/<class>/`` and, if there is one, ``test/<class>/``.
         seed: draws the fifth of ``train/`` that is held out where there is no ``test/``.

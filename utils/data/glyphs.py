@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from utils.data.datasets import INPUT_SHAPES
 from utils.data.few_shot_split import FewShotSplit, SplitSize
+from utils.data.names import INPUT_SHAPES
 from utils.draws import numpy_generator
 
 GLYPHS_PER_SPLIT = 1_000_000

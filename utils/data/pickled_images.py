@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from utils.data.archives import refusing_damage
+from utils.data.class_folders import check_name
+from utils.data.image_reader import SMALLEST_SIDE
 from utils.errors import InputError
 
 PICKLE_NAME = "mini-imagenet-cache-{}.pkl"
@@ -33,12 +35,17 @@ class PickledImages:
         self.images, rows = content["image_data"], content["class_dict"]
         if not isinstance(self.images, np.ndarray) or self.images.dtype != np.uint8 or self.images.shape[3:] != (3,):
             raise InputError(f"{path} is not what it should be: image_data must be uint8 (images, height, width, 3).")
+        if min(self.images.shape[1:3]) < SMALLEST_SIDE:
+            raise InputError(f"{path} is not what it should be: images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}.")
         with refusing_damage(path):
-            self.rows = {str(name): np.asarray(rows[name], dtype=np.int64).reshape(-1) for name in sorted(rows)}
+            self.rows = {str(name): np.asarray(rows[name]).reshape(-1) for name in sorted(rows)}
         for name, indices in self.rows.items():
+            check_name(f"{path}: {name}")
+            if PurePosixPath(name).name != name or not name:
+                raise InputError(f"{path} is not what it should be: {name!r} is no name of a class.")
             if len(indices) == 0:
                 raise InputError(f"{path} holds no images of the class {name}.")
-            if indices.min() < 0 or indices.max() >= len(self.images):
+            if indices.dtype.kind not in "iu" or indices.min() < 0 or indices.max() >= len(self.images):
                 raise InputError(f"{path} is not what it should be: class {name} names rows that image_data lacks.")
         self.counts = {name: len(indices) for name, indices in self.rows.items()}
 

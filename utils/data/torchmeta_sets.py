@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from utils.data.class_images import stored_class_images
-from utils.data.datasets import SHAPES
 from utils.data.few_shot_split import FewShotSplit, SplitSize, decoded_once
+from utils.data.names import INPUT_SHAPES
 from utils.data.prepared import WEBSITE, image_file, is_prepared, label_file, prepare_command
 from utils.errors import InputError
 
@@ -32,7 +32,7 @@ def torchmeta_split(
         from utils.data.prepare import download
 
         download(dataset, data_path)
-    folder, shape, notes = data_path / dataset, SHAPES[dataset], ()
+    folder, shape, notes = data_path / dataset, INPUT_SHAPES[dataset], ()
     labels_name = label_file(dataset, split, use_vinyals_split)
     status = {name: _status(folder / name) for name in (image_file(dataset, split), labels_name)}
     decoded = folder / "cache" / f"{labels_name.removesuffix('_labels.json')}.npy"

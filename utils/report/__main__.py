@@ -3,6 +3,11 @@
 python -m utils.report RUN_FOLDER
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("utils.report")  # before what takes seconds to import
+
 from utils.report.page import write_report
 from utils.run.cli import ArgumentParser, folder, run
 

@@ -10,6 +10,7 @@ from utils.pictures.curves import Curve, curve_figure
 from utils.pictures.style import as_svg
 from utils.results.intervals import mean_and_ci95
 from utils.results.schema import FEW_SHOT, FULL, TFML, AnyRow
+from utils.results.settings import OWN
 
 POINTS = 100  # of a curve
 
@@ -77,7 +78,7 @@ def tfml_charts(logs: Logs) -> list[Chart]:
     ]
 
 
-CHARTS = {FEW_SHOT: few_shot_charts, FULL: full_task_charts, TFML: tfml_charts}
+CHARTS = {OWN: lambda logs: [], FEW_SHOT: few_shot_charts, FULL: full_task_charts, TFML: tfml_charts}
 
 
 def points_of(rows: list[AnyRow], key: str, first: int = 1) -> list[tuple[float, float]]:

@@ -7,6 +7,7 @@ from utils.results.checking import as_values
 from utils.results.intervals import mean_and_ci95
 from utils.results.run_files import RunFiles
 from utils.results.schema import FEW_SHOT, FULL, TFML
+from utils.results.settings import OWN
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 # In the page's order. Keys that begin with "derived_" get a table of their own.
@@ -17,6 +18,10 @@ LABELS = {
     "train_loss": "Loss, meta-training",
     "meta_epochs": "Meta-epochs",
     "tasks": "Tasks",
+    "query_images": "Images classified",
+    "unread_images": "Of these, not read",
+    "labelled_images": "Images with a label",
+    "folds_accuracy": "Accuracy on support images left out",
     "accuracy_before": "Accuracy before adapting",
     "found_accuracy": "Accuracy of the network found",
     "found_accuracy_ci95": "Its 95 % interval, half",
@@ -37,6 +42,7 @@ LABELS = {
     "peak_memory_test_mib": "Peak memory, testing",
     "found_peak_memory_mib": "Peak memory, network found",
     "process_memory_mib": "Peak memory of the process",
+    "parameters": "Parameters of the network",
     "supernet_parameters": "Parameters of the supernet",
     "found_parameters": "Parameters of the network found",
     "macs": "Multiply-accumulates for an image",
@@ -91,7 +97,10 @@ def values_of(run: RunFiles) -> dict:
         tested = [row for row in run.logs["metrics"] if row.test_accuracy is not None]
         return {**(as_values(run.results) if run.results else {}), **(as_values(tested[-1]) if tested else {})}
     if run.finished:
-        return as_values(run.results)
+        values = as_values(run.results)
+        return values | {f"folds_{key}": value for key, value in values.get("folds", {}).items()}
+    if run.kind == OWN:
+        return {}
     rows = run.logs["tasks" if run.kind == FEW_SHOT else "search"]
     if not rows:
         return {"genotype": run.genotype}
@@ -108,6 +117,8 @@ def headline_key(run: RunFiles) -> str:
     """The key of the number that a run was for."""
     if run.kind == FULL:
         return "derived_accuracy" if run.finished else "validation_accuracy"
+    if run.kind == OWN and run.finished and run.results.accuracy is None and run.results.folds:
+        return "folds_accuracy"
     return "test_accuracy" if run.kind == TFML else "accuracy"
 
 

@@ -7,10 +7,12 @@ import jinja2
 from utils.pictures.cells import cell_figure, cells_of
 from utils.pictures.style import PALETTE, as_svg
 from utils.report.curves import charts
-from utils.report.figures import figure, headline_key, tables, values_of
+from utils.report.figures import Figure, figure, headline_key, tables, values_of
+from utils.results.confusion import WIDE, confusion_text
 from utils.results.run_files import RunFiles, read_run
 from utils.results.schema import FEW_SHOT, FULL, TFML
-from utils.run.files import replacing
+from utils.results.settings import OWN
+from utils.run.files import write_text
 
 NAME = "report.html"
 NAMED_CLASSES = 12  # of a full task, the first so many
@@ -23,9 +25,7 @@ def write_report(path: Path) -> Path:
     Raises:
         InputError: there is no run, its files are damaged, or the page cannot be written.
     """
-    text = page(read_run(path))
-    with replacing(path / NAME) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path / NAME, page(read_run(path)))
     return path / NAME
 
 
@@ -46,6 +46,7 @@ def page(run: RunFiles) -> str:
         kind=kind(run),
         headline=figure(values, key) if values.get(key) is not None else None,
         interval=figure(values, interval) if values.get(interval) is not None else None,
+        between=between(values, key),
         meaning=meaning(run),
         classes=[
             *values.get("classes", [])[:NAMED_CLASSES],
@@ -54,6 +55,7 @@ def page(run: RunFiles) -> str:
         tables=tables(run, values),
         memory=memory(run, values),
         charts=charts(run.kind, run.logs),
+        confusion=confusion(values),
         cells=cells(run, values),
         settings=settings(run),
         palette=PALETTE,
@@ -62,6 +64,8 @@ def page(run: RunFiles) -> str:
 
 def title(run: RunFiles) -> str:
     flags = run.settings
+    if run.kind == OWN:
+        return flags.get("name") or f"{flags['support'] or flags['adapted']}"
     about = flags["dataset"] if run.kind == FULL else f"{flags['dataset']}, {flags['n']}-way {flags['k']}-shot"
     return f"{flags['name']}: {about}" if flags.get("name") else about
 
@@ -71,6 +75,8 @@ def kind(run: RunFiles) -> str:
     flags = run.settings
     if run.kind == TFML:
         return "Two-Fold Meta-Learning"
+    if run.kind == OWN:
+        return "Own images, " + ("classified" if flags["adapted"] else f"adapted to by --search {flags['search']}")
     if run.kind == FEW_SHOT:
         return f"On-device search of few-shot tasks, --search {flags['search']}"
     if flags["genotype"]:
@@ -86,11 +92,30 @@ def meaning(run: RunFiles) -> str:
             f"of the queries are classified correctly in the last meta-test: {flags['eval_epochs']:,} tasks of classes "
             f"not trained on, {flags['q']} queries a class"
         )
+    if run.kind == OWN:
+        own = "support images are classified correctly, each by a network that was adapted without it"
+        return own if headline_key(run) == "folds_accuracy" else "of the labelled images are classified correctly"
     if run.kind == FEW_SHOT:
         return f"of the queries are classified correctly after adapting, {flags['q']} queries a class"
     if run.finished:
         return "of the test images are classified correctly by the derived network"
     return "of the architecture's half are classified correctly in the last epoch of the search"
+
+
+def between(values: dict, key: str) -> dict | None:
+    """The ends of the interval of the headline's share, and whether they are far apart."""
+    ends = values.get(f"{key}_interval")
+    if ends is None:
+        return None
+    shown = [Figure(f"{key}_interval", end, figure({key: end}, key).text) for end in ends]
+    return {"ends": shown, "wide": ends[1] - ends[0] > WIDE}
+
+
+def confusion(values: dict) -> str | None:
+    """What was taken for what, as text; None where it is not known."""
+    matrices = (values.get(f"{prefix}confusion") for prefix in ("", "folds_", "derived_"))
+    matrix = next(filter(None, matrices), None)
+    return matrix and confusion_text(matrix, values["classes"])
 
 
 def memory(run: RunFiles, values: dict) -> list[dict]:

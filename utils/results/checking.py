@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from utils.errors import InputError
+from utils.run.cli import LARGEST
 from utils.run.files import read_file
 
-LARGEST = 2**63  # no whole number of a run is larger
 LARGEST_FILE = 2**30  # bytes
 LONGEST = 40  # characters of a wrong value that a message quotes
 WORDS = {
@@ -92,7 +92,7 @@ def _is_a(value: object, kind: type) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
     if kind in (int, float) and isinstance(value, int):
-        return abs(value) < LARGEST
+        return abs(value) <= LARGEST
     return isinstance(value, kind) and not (kind is float and not math.isfinite(value))
 
 

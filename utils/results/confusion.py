@@ -3,7 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from utils.results.schema import Judged
+
 WIDTH, SHORTEST_NAME = 80, 8
+WIDE = 0.1  # of an interval
 Z = 1.96  # of a normal distribution, 95 % lie within so many standard deviations
 
 
@@ -13,6 +16,26 @@ def share_and_interval(right: int, number: int) -> tuple[float, float, float]:
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return share, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def judge(labels: Sequence[int], predictions: Sequence[int], ways: int) -> Judged:
+    """How right the classes of some images are, one image at least."""
+    confusion = confusion_matrix(labels, predictions, ways)
+    right = sum(row[label] for label, row in enumerate(confusion))
+    accuracy, *interval = share_and_interval(right, len(labels))
+    return {
+        "labelled_images": len(labels),
+        "accuracy": accuracy,
+        "accuracy_interval": interval,
+        "confusion": confusion,
+    }
+
+
+def judged_text(judged: Judged) -> str:
+    """The accuracy with its interval, e.g. "0.940 (95 % interval 0.838 to 0.979; few images: wide)"."""
+    low, high = judged["accuracy_interval"]
+    interval = f"95 % interval {low:.3f} to {high:.3f}{'; few images: wide' if high - low > WIDE else ''}"
+    return f"{judged['accuracy']:.3f} of {judged['labelled_images']} images ({interval})"
 
 
 def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], ways: int) -> list[list[int]]:

@@ -5,10 +5,12 @@ import io
 
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from utils.data.episode import Episode
 
 EXAMPLES = 2  # of the first so many tasks of a run
+LARGEST_SIDE = 96  # of a thumbnail
 CLASSES, SHOTS, QUERIES = 5, 5, 5  # of each the first so many
 
 
@@ -32,6 +34,13 @@ def example_of(episode: Episode, predictions: list[int]) -> dict:
         ]
         shown.append({"support": [as_data_uri(episode.support[image]) for image in shots[:SHOTS]], "queries": queries})
     return {"classes": list(episode.class_names), "shown": shown}
+
+
+def thumbnail(image: torch.Tensor) -> str:
+    """A square image (C, H, H) in [0, 1] as a data URI, of a few KiB at most."""
+    if image.shape[-1] > LARGEST_SIDE:
+        image = F.interpolate(image[None], LARGEST_SIDE, mode="bilinear", antialias=True)[0]
+    return as_data_uri(image)
 
 
 def as_data_uri(image: torch.Tensor) -> str:

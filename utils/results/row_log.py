@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from utils.errors import WriteError
 from utils.results.checking import as_values, damaged, from_values, parse_json, read_bytes
-from utils.run.files import replacing
+from utils.run.files import write_text
 from utils.run.run_directory import still_there
 
 Row = TypeVar("Row")
@@ -29,8 +29,7 @@ class RowLog(Generic[Row]):
     def __init__(self, path: Path, kind: type[Row], before: int | None = None):
         self.path = path
         self.rows: list[Row] = read_rows(path, kind)[:before]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(map(_as_line, self.rows)))
+        write_text(path, "".join(map(_as_line, self.rows)))
 
     def append(self, row: Row) -> None:
         """Writes one row.

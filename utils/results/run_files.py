@@ -19,11 +19,12 @@ from utils.results.schema import (
     DerivedEpochRow,
     ExampleRow,
     MetaEpochRow,
+    PhotographRow,
     SearchEpochRow,
     TaskRow,
     read_results,
 )
-from utils.results.settings import SCRIPTS, read_settings
+from utils.results.settings import OWN, SCRIPTS, read_settings
 
 LOGS = {
     "metrics": MetaEpochRow,
@@ -31,6 +32,7 @@ LOGS = {
     "search": SearchEpochRow,
     "derived": DerivedEpochRow,
     "examples": ExampleRow,
+    "photographs": PhotographRow,
 }
 
 
@@ -54,6 +56,8 @@ class RunFiles:
     def progress(self) -> str:
         """How far the run got, e.g. "3 of 200 tasks"."""
         settings, done = self.settings, {name: len(rows) for name, rows in self.logs.items()}
+        if self.kind == OWN:
+            return "it has not come to its end"
         if self.kind == FEW_SHOT:
             return f"{done['tasks']:,} of {settings['eval_epochs']:,} tasks"
         if self.kind == TFML:

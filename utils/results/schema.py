@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, TypedDict
 
 from utils.results.checking import Rule, as_values, damaged, from_values, read_json
-from utils.results.settings import SCRIPTS, Count, Method, OnnasSettings, TfmlSettings
+from utils.results.exports import ExportedFile
+from utils.results.settings import OWN, SCRIPTS, Count, Method, OnnasSettings, OwnSettings, TfmlSettings
 from utils.run.files import write_json
 
 FEW_SHOT, FULL, TFML = "fewshot", "full", "tfml"
@@ -64,6 +65,18 @@ class FullTaskSize(TypedDict):
     classes: Count
     train_images: Count
     test_images: Count
+
+
+class Judged(TypedDict):
+    """How right the classes of labelled images are; confusion: a row a class, what its images were taken for.
+
+    accuracy_interval: the ends of its 95 % interval.
+    """
+
+    labelled_images: Count
+    accuracy: Fraction
+    accuracy_interval: tuple[Fraction, Fraction]
+    confusion: list[list[Count]]
 
 
 # --- What several have in common --------------------------------------------------------------------------------------
@@ -131,7 +144,37 @@ class FewShotResults(FoundFigures, Peaks, Results):
     seconds_per_task: Seconds
     seconds_per_step: Seconds
     genotype: Cells
+    exports: list[ExportedFile] | None = None
     settings: OnnasSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnResults(Peaks, Results):
+    """Of onnas.py on one's own images; accuracy and what belongs to it are of those that are labelled.
+
+    support_images: of each class. folds: of the support images, each left out once.
+    parameters: of the network that classifies.
+    """
+
+    writer: ClassVar[str] = "onnas.py"
+    task: str = OWN
+    dataset: str = "own images"
+    search: Method | None = None
+    classes: list[str]
+    support_images: list[Count] | None = None
+    query_images: Count | None = None
+    unread_images: Count | None = None
+    labelled_images: Count | None = None
+    accuracy: Fraction | None = None
+    accuracy_interval: tuple[Fraction, Fraction] | None = None
+    confusion: list[list[Count]] | None = None
+    folds: Judged | None = None
+    seconds_per_task: Seconds | None = None
+    seconds_per_step: Seconds | None = None
+    parameters: Count
+    genotype: Cells | None = None
+    exports: list[ExportedFile] | None = None
+    settings: OwnSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +200,8 @@ class FullTaskResults(SearchFigures, Results):
     data: FullTaskSize
     classes: list[str]
     derived_accuracy: Fraction
+    derived_accuracy_interval: tuple[Fraction, Fraction] | None = None
+    derived_confusion: list[list[Count]] | None = None
     derived_parameters: Count
     derived_macs: Count
     derived_epochs: Count
@@ -168,6 +213,7 @@ class FullTaskResults(SearchFigures, Results):
     derived_peak_memory_test_mib: Amount | None = None
     derived_peak_memory_inference_mib: Amount | None = None
     genotype: Cells
+    exports: list[ExportedFile] | None = None
     settings: OnnasSettings
 
 
@@ -183,8 +229,8 @@ class MetaTrainingResults(Results):
     settings: TfmlSettings
 
 
-AnyResults = FewShotResults | FullTaskResults | MetaTrainingResults
-KINDS = {FEW_SHOT: FewShotResults, FULL: FullTaskResults, TFML: MetaTrainingResults}
+AnyResults = FewShotResults | OwnResults | FullTaskResults | MetaTrainingResults
+KINDS = {FEW_SHOT: FewShotResults, OWN: OwnResults, FULL: FullTaskResults, TFML: MetaTrainingResults}
 
 
 def write_results(path: Path, results: AnyResults) -> None:
@@ -229,6 +275,20 @@ class TaskRow(FoundFigures, Peaks):
     seconds_per_step: Seconds
     genotype: Cells
     predictions: list[Count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRow:
+    """An epoch of the pre-training, in pretraining.jsonl: means over its steps, and the accuracy on held-out images."""
+
+    writer: ClassVar[str] = "tfml.py"
+    index: ClassVar[str] = "epoch"
+    epoch: Count
+    train_loss: Amount
+    train_accuracy: Fraction
+    held_out_accuracy: Fraction
+    seconds: Amount
+    images_per_second: Amount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,4 +369,20 @@ class ExampleRow:
             raise ValueError("it shows more classes than it names")
 
 
-AnyRow = TaskRow | MetaEpochRow | SearchEpochRow | DerivedEpochRow | ExampleRow
+@dataclass(frozen=True, kw_only=True)
+class PhotographRow:
+    """A classified image, in photographs.jsonl, which has the least sure first.
+
+    said: its class, with this probability. label: its class by the folder that it is in; None: not known.
+    """
+
+    writer: ClassVar[str] = "onnas.py"
+    index: ClassVar[str | None] = None
+    file: str
+    image: DataUri
+    said: str
+    probability: Fraction
+    label: str | None = None
+
+
+AnyRow = TaskRow | MetaEpochRow | SearchEpochRow | DerivedEpochRow | ExampleRow | PhotographRow

@@ -49,6 +49,17 @@ class OnnasSettings(Settings):
     genotype: str | None
 
 
+class OwnSettings(OptionalSettings):
+    """What onnas.py records of a task of one's own images."""
+
+    script: str
+    task: str
+    search: Method
+    support: str | None
+    query: str | None
+    adapted: str | None
+
+
 class TfmlSettings(Settings):
     """What tfml.py records."""
 
@@ -56,9 +67,10 @@ class TfmlSettings(Settings):
 
 
 KINDS = {"onnas.py": OnnasSettings, "tfml.py": TfmlSettings}
+OWN = "own"  # onnas.py's --task
 
 
-def read_settings(path: Path) -> OnnasSettings | TfmlSettings | None:
+def read_settings(path: Path) -> OnnasSettings | OwnSettings | TfmlSettings | None:
     """Reads args.json; None if another program wrote it.
 
     Raises:
@@ -68,7 +80,7 @@ def read_settings(path: Path) -> OnnasSettings | TfmlSettings | None:
     script = values.get("script") if isinstance(values, dict) else None
     if not isinstance(script, str) or script not in KINDS:
         return None
-    wrong = misfit(values, KINDS[script], "it")
+    wrong = misfit(values, OwnSettings if values.get("task") == OWN else KINDS[script], "it")
     if wrong:
         raise damaged(path, wrong, script)
     return values

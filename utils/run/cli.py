@@ -17,6 +17,7 @@ from utils.run import start
 from utils.run.code_pages import give_back_code_pages
 from utils.run.torchrun import is_first_to_say
 
+LARGEST = 2**63 - 1  # whole number: what is larger fits in no file that other programs read
 DEVICES = ("auto", "cpu", "cuda")  # of --device
 # PyTorch has no exception of its own for a CPU without memory: what it and what it is built on say, in lower case.
 OUT_OF_MEMORY = (
@@ -67,7 +68,7 @@ def _number(convert: Callable, low: float, high: float | None, kind: str) -> Cal
     return parse
 
 
-def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
     """An argparse type: a whole number within bounds."""
     return _number(int, low, high, "a whole number")
 

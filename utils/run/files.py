@@ -85,10 +85,15 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, whole or not at all; letters that are none, as of a file's name, are escaped."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def write_json(path: Path, value: object) -> None:
     """Writes ``value`` as indented JSON, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_tensors(path: Path, value: dict) -> None:

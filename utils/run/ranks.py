@@ -16,13 +16,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch import distributed
 
 from utils.errors import InputError
-from utils.run.start import SteadyStream
 from utils.run.torchrun import kept_store, process_count, refuse_unsafe_restarts
 
 # How long a process waits for the slowest. One that dies is noticed at once.
@@ -98,7 +96,7 @@ def join_ranks(device: torch.device) -> Ranks:
     number = int(os.environ["RANK"])
     signal.signal(signal.SIGTERM, _stop)  # torchrun sends it where another process has ended
     if number > 0:
-        sys.stdout = SteadyStream(Path(os.devnull).open("w"))  # noqa: SIM115 - open until the process ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if device.type == "cuda":
         gpus, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
         if local >= gpus:

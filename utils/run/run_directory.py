@@ -26,7 +26,7 @@ def lock_folder(path: Path) -> None:
         InputError: another process writes into it.
         WriteError: the folder cannot be made, or not be written to.
     """
-    place = path.resolve() / LOCK
+    place = path.absolute() / LOCK
     if place in _locks:
         return
     try:
@@ -49,7 +49,7 @@ def still_there(path: Path) -> None:
     """Raises:
     InputError: the folder was locked, and has been deleted or replaced since.
     """
-    place = path.resolve() / LOCK
+    place = path.absolute() / LOCK
     if place not in _locks:
         return
     try:
@@ -114,7 +114,7 @@ def open_run(path: Path, values: dict) -> None:
     Raises:
         InputError: the folder cannot be made, or another process has just begun a run there.
     """
-    if path.resolve() / LOCK not in _locks:
+    if path.absolute() / LOCK not in _locks:
         lock_folder(path)
         if (path / "args.json").exists():
             raise InputError(f"another process has just begun a run in --path {path}: name another folder.")

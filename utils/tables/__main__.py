@@ -7,6 +7,11 @@ Reads the runs in the folders and below them, prints the tables as far as a term
 followed by the commands that fill it.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("utils.tables")  # before what takes seconds to import
+
 from pathlib import Path
 from textwrap import fill
 
@@ -14,7 +19,7 @@ from utils.errors import InputError
 from utils.results.run_files import RunFiles, find_runs
 from utils.results.schema import KINDS
 from utils.run.cli import ArgumentParser, folder, run
-from utils.run.files import replacing, write_json
+from utils.run.files import write_json, write_text
 from utils.tables import few_shot, full_task, memory, storage
 from utils.tables.layout import Column, markdown, plain
 
@@ -66,8 +71,7 @@ def main():
         args.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder --path {args.path}: {error.strerror}.") from error
-    with replacing(args.path / "tables.md") as temporary:
-        temporary.write_text(as_markdown(tables, unfinished))
+    write_text(args.path / "tables.md", as_markdown(tables, unfinished))
     write_json(args.path / "tables.json", {**tables, "unfinished": unfinished})
     memory.draw(tables["memory"], args.path / "memory.png")
     few_shot.draw(tables["few_shot"], args.path / "few_shot.png")

@@ -11,6 +11,7 @@ from search_space.flags.tfml import TfmlFlags, parse_tfml_flags
 from search_space.normalizers import Normalizer
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule
 from tests.conftest import ROOT
+from utils.errors import InputError
 
 
 @pytest.fixture
@@ -85,7 +86,13 @@ def test_explicit_flags_beat_the_preset(tfml):
         assert {name: found[name] for name in values} == values
 
 
-@pytest.mark.parametrize(("dataset", "expected"), [("omniglot", 5), ("synthetic", 5), ("miniimagenet", 1)])
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        *(("omniglot", 5), ("synthetic", 5), ("miniimagenet", 1)),
+        *(("imagefolder", 1), ("imagefolder --input_size 32", 5), ("imagefolder --input_size 33", 1)),
+    ],
+)
 def test_tasks_at_once_depends_on_the_images(tfml, dataset, expected):
     assert tfml(f"--dataset {dataset}").training.tasks_at_once == expected
 
@@ -99,6 +106,8 @@ def test_paths_begin_at_the_home_folder(tfml, onnas):
     flags = tfml("--path ~/runs --data_path ~ --meta_cell ~/cell.pt")
     assert (flags.run.path, flags.tasks.data_path) == (Path.home() / "runs", Path.home())
     assert flags.training.meta_cell == Path.home() / "cell.pt"
+    own = onnas("--support ~/a --query ~/b --export ~/net").own
+    assert (own.support, own.query) == (Path.home() / "a", Path.home() / "b")
     flags = onnas("--task full --genotype ~/g.json --export ~/net --meta_cell ~/cell.pt")
     paths = (flags.full_task.genotype, flags.derived.export, flags.kind.meta_cell)
     assert [path.parent for path in paths] == [Path.home()] * 3
@@ -202,6 +211,8 @@ MISTAKES = {
         "--init_channels 4098": "--init_channels",
         "--reduction_layers 0 -1": "--reduction_layers",
         "--workers 100000": "--workers",
+        "--seed 9223372036854775808": "--seed",
+        "--w_lr 101": "--w_lr",
         "--meta_epochs": "--meta_epochs",
         "--meta_ep 3": "--meta_ep",
         "--sampleno 2": "--sampleno",
@@ -210,6 +221,7 @@ MISTAKES = {
         "--transductive 2": "--transductive",
         "--hp_setting best": "--hp_setting",
         "--path ~no-such-user/run": "--path",
+        "--input_size 64": "--input_size: goes with --dataset imagefolder, not omniglot",
         "surplus": "surplus",
     },
     "onnas": {
@@ -223,7 +235,19 @@ MISTAKES = {
         "--search best": "--search",
         "--meta_epochs 3": "--meta_epochs",
         "--eval_ep 3": "--eval_ep",
-        "--dataset cifar10": "--dataset: --task fewshot knows omniglot, miniimagenet, synthetic",
+        "--dataset cifar10": "--dataset: --task fewshot knows omniglot, miniimagenet, synthetic, imagefolder",
+        "--input_size 64": "--input_size: goes with --dataset imagefolder, not omniglot",
+        "--split train": "--split",
+        "--task full --split val": "--split: goes with --task fewshot",
+        "--task own": "--task: own needs --support DIR",
+        "--folds 3": "--folds: goes with --task own",
+        "--support x --folds 1": "--folds",
+        "--support x --n 3": "--n: goes with --task fewshot or full",
+        "--support x --dataset omniglot": "--dataset: goes with --task fewshot or full",
+        "--support x --epochs 3": "--epochs: goes with --task full",
+        "--support x --transductive 1": "--transductive: own images are classified one by one",
+        "--task full --support x": "--support: goes with --task own",
+        "--adapted a.pt --query x": "--meta_cell: --adapted classifies without a search",
         "--genotype g.json": "--genotype: goes with --task full",
         "--derived_lr 0.1": "--derived_lr: goes with --task full",
         "--unrolled 1": "--unrolled",
@@ -279,6 +303,44 @@ def test_few_shot_task_needs_a_meta_cell(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse_onnas_flags("-")
     assert "--meta_cell: --task fewshot needs one" in capsys.readouterr().err
+
+
+def test_adapted_needs_no_meta_cell_but_images(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["onnas.py", "--adapted", "~/adapted.pt"])
+    with pytest.raises(SystemExit):
+        parse_onnas_flags("-")
+    assert "--adapted: needs --query DIR" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["onnas.py", "--adapted", "~/adapted.pt", "--query", "x"])
+    assert parse_onnas_flags("-").own.adapted == Path.home() / "adapted.pt"
+
+
+ADAPTATION = {"w_lr": 0.003, "normalizer_temp_anneal_mode": "none", "batch_size": 7, "test_task_train_steps": 4}
+
+
+def test_own_images_are_adapted_to_as_the_meta_cell_says_where_flags_do_not(onnas):
+    flags = onnas("--support x --w_lr 0.5").completed(ADAPTATION)
+    settings = flags.search_settings()
+    assert (settings.w_lr, settings.batch_size, settings.epochs) == (0.5, 7, 4)
+    assert (settings.normalizer.anneal_mode, settings.normalizer.t_max, settings.transductive) == ("none", 1.0, False)
+    assert settings.alpha_lr == OG_METANAS["alpha_lr"]  # neither says one
+    preset = onnas("--support x --hp_setting in_metanas").completed(ADAPTATION).search_settings()
+    assert (preset.w_lr, preset.batch_size, preset.epochs) == (0.01, 15, 4)
+    darts = onnas("--support x --search darts").completed({"normalizer": "relusoftmax"})
+    assert darts.adaptation.normalizer == "softmax"  # which the method settles
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "wrong"),
+    [
+        ({"w_lr": "much"}, "--w_lr"),
+        ({"batch_size": 1}, "--batch_size"),
+        ({"normalizer": "hardmax"}, "--normalizer"),
+        ({"normalizer_t_min": 5.0}, "--normalizer_t_min"),
+    ],
+)
+def test_what_a_meta_cell_says_is_checked_as_the_flags_are(onnas, adaptation, wrong):
+    with pytest.raises(InputError, match=wrong):
+        onnas("--support x").completed(adaptation)
 
 
 def test_flags_are_read_without_torch():

@@ -11,7 +11,7 @@ from search_space.meta.batched_adam import BatchedAdam
 from search_space.meta.batched_search import BatchedSearch, adapt_tasks
 from search_space.normalizers import Normalizer
 from search_space.search_network import SearchNetwork
-from search_space.settings import SearchSettings
+from search_space.settings import CENTROID, SearchSettings
 from tests.helpers import WAYS, changed, random_images, start_search, tiny_supernet
 from utils.data.episode import Episode
 from utils.draws import Draws
@@ -62,6 +62,8 @@ CASES = {
     "one task": (1, {}, {}),
     "more cells": (2, {"epochs": 1, "architecture_epochs": 1}, {"layers": 3, "nodes": 3}),
     "weights only": (2, {"architecture_epochs": 0}, {}),
+    "the found network last": (3, {"architecture_epochs": 1, "found_epochs": 1}, {}),
+    "heads of class means": (2, {"head_init": CENTROID}, {}),
     "without drop-path": (2, {"drop_path_prob": 0.0}, {}),
     "most is pruned": (2, {"prune_threshold": 0.3}, {}),
     "everything is pruned": (2, {"prune_threshold": 1.0}, {}),

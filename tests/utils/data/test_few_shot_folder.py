@@ -100,7 +100,7 @@ def test_the_seed_splits_classes_that_lie_in_one_folder(class_folders):
     tasks = make(class_folders, "val", shots=1, queries=1)
     assert tasks.shape == (1, SIDE, SIDE)
     assert tasks.notes == (
-        f"{class_folders} has no train/, val/ and test/: --seed 21 splits its 25 classes into 16 train, 4 val, 5 test.",
+        f"{class_folders} has no train/, val/ and test/: seed 21 splits its 25 classes into 16 train, 4 val, 5 test.",
     )
     assert make(class_folders, "val", shots=1, queries=1).content[0] == names["val"]
     assert make(class_folders, "val", shots=1, queries=1, seed=5).content[0] != names["val"]

@@ -26,6 +26,12 @@ class Malice:
         ({"image_data": np.zeros((2, 84, 84), np.uint8), "class_dict": {"n": [0, 1]}}, "image_data must be uint8"),
         ({"image_data": np.zeros((2, 8, 8, 3), np.uint8), "class_dict": {"n": [0, 2]}}, "class n names rows"),
         ({"image_data": np.zeros((2, 8, 8, 3), np.uint8), "class_dict": {"n": []}}, "no images of the class n"),
+        ({"image_data": np.zeros((2, 8, 8, 3), np.uint8), "class_dict": {"n": [0.5]}}, "class n names rows"),
+        ({"image_data": np.zeros((2, 8, 8, 3), np.uint8), "class_dict": {"n": [10**30]}}, "class n names rows"),
+        ({"image_data": np.zeros((2, 8, 8, 3), np.uint8), "class_dict": {"a/b": [0]}}, "'a/b' is no name of a class"),
+        ({"image_data": np.zeros((2, 8, 8, 3), np.uint8), "class_dict": {"": [0]}}, "'' is no name of a class"),
+        ({"image_data": np.zeros((2, 8, 8, 3), np.uint8), "class_dict": {"\ud800": [0]}}, r"\ud800 is not UTF-8"),
+        ({"image_data": np.zeros((2, 8, 0, 3), np.uint8), "class_dict": {"n": [0, 1]}}, "images of at least 8x8"),
     ],
 )
 def test_a_pickle_of_anything_else_is_refused(content, reason, miniimagenet_files, tmp_path, monkeypatch):

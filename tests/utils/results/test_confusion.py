@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.results.confusion import confusion_matrix, confusion_text, share_and_interval
+from utils.results.confusion import confusion_matrix, confusion_text, judge, judged_text, share_and_interval
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,11 @@ def test_text_of_many_classes_says_what_each_was_taken_for():
     lines = confusion_text(matrix, [f"class {number}" for number in range(40)]).splitlines()
     assert lines[3] == "class 3: 5 of 10 right; else class 9 3, class 7 2"
     assert lines[4] == "class 4: 0 of 0 right"
+
+
+def test_judged_images():
+    judged = judge([0, 0, 1, 1], [0, 1, 1, 1], 2)
+    assert (judged["labelled_images"], judged["accuracy"], judged["confusion"]) == (4, 0.75, [[1, 1], [0, 2]])
+    text = judged_text(judged)
+    assert text.startswith("0.750 of 4 images (95 % interval 0.301 to 0.954; few images: wide")  # Wilson's, by hand
+    assert "wide" not in judged_text(judge([0] * 900 + [1] * 100, [0] * 1000, 2))

@@ -6,6 +6,7 @@ import io
 import torch
 from PIL import Image
 
+from utils.data.episode import Episode
 from utils.results.examples import CLASSES, QUERIES, SHOTS, as_data_uri, example_of
 
 WAYS, EACH = 7, 6  # more than are kept
@@ -38,14 +39,14 @@ def test_the_first_images_of_each_class_with_their_predictions():
     levels = torch.arange(WAYS * EACH)
 
     def images(first: int) -> torch.Tensor:
-        return ((first + levels) / 255).view(1, -1, 1, 1, 1).expand(1, -1, 1, 2, 2)
+        return ((first + levels) / 255).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
 
-    batch = {"support": [images(0), labels[None]], "query": [images(100), labels[None]]}
-    names = [f"class {label}" for label in range(WAYS)]
+    names = tuple(f"class {label}" for label in range(WAYS))
+    episode = Episode(0, images(0), labels, images(100), labels, names)
     predictions = [(7 * query) % WAYS for query in range(WAYS * EACH)]
     predictions[WAYS + 2] = 6  # the second query of class 2
-    example = example_of(batch, predictions, names)
-    assert example["classes"] == names
+    example = example_of(episode, predictions)
+    assert example["classes"] == list(names)
     assert len(example["shown"]) == CLASSES
     for label, shown in enumerate(example["shown"]):
         expected = [label + WAYS * place for place in range(SHOTS)]
@@ -57,8 +58,7 @@ def test_the_first_images_of_each_class_with_their_predictions():
 
 
 def test_fewer_images_than_are_kept():
-    labels = torch.tensor([[0, 1]])
-    batch = {part: [torch.zeros(1, 2, 1, 2, 2), labels] for part in ("support", "query")}
-    shown = example_of(batch, [1, 1], ["a", "b"])["shown"]
+    images, labels = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
+    shown = example_of(Episode(0, images, labels, images, labels, ("a", "b")), [1, 1])["shown"]
     assert [len(images["support"]) for images in shown] == [1, 1]
     assert [images["queries"][0]["predicted"] for images in shown] == [1, 1]

@@ -35,7 +35,7 @@ def test_numbers_within_bounds():
     assert whole(2)("2") == 2
     assert whole(0, 3)("3") == 3
     assert whole(0)("1000000000000") == 10**12
-    assert whole(0)("1" + "0" * 400) == 10**400
+    assert whole(0)("9223372036854775807") == 2**63 - 1
     assert real(0)("0") == 0
     assert real(0, 1)("1") == 1
     assert real(0)("1e-3") == 0.001
@@ -44,7 +44,7 @@ def test_numbers_within_bounds():
 
 @pytest.mark.parametrize("text", ["1", "-2", "x", "", "2.0", "1e3", "nan", "inf", "0x10", "9" * 5000])
 def test_not_a_whole_number_of_at_least_two(text):
-    assert "a whole number of at least 2" in refusal(whole(2), text)
+    assert "a whole number from 2 to 9223372036854775807" in refusal(whole(2), text)
 
 
 @pytest.mark.parametrize("text", ["-0.1", "nan", "inf", "-inf", "1e999", "x", ""])

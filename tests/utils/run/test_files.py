@@ -28,6 +28,7 @@ from utils.run.files import (
     replacing_folder,
     write_json,
     write_tensors,
+    write_text,
 )
 
 
@@ -80,6 +81,11 @@ def test_replacing_on_a_full_disk(tmp_path):
         write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_letters_that_are_none_are_escaped(tmp_path):
+    write_text(tmp_path / "file", "caf\udce9 and caf\u00e9")
+    assert (tmp_path / "file").read_bytes() == b"caf\\udce9 and caf\xc3\xa9"
 
 
 @pytest.mark.parametrize("place", ["absent/file", "plain/file", "folder"])

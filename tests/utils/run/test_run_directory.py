@@ -169,6 +169,12 @@ def test_run_that_another_process_made_meanwhile_is_left_alone(tmp_path):
     assert files(tmp_path / "run") == {"args.json": b"theirs"}
 
 
+def test_link_to_itself_is_refused(tmp_path):
+    (tmp_path / "run").symlink_to("run")
+    with pytest.raises(InputError, match="cannot make the folder --path"):
+        open_run(tmp_path / "run", check(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("made_again", [False, True])
 def test_run_whose_folder_is_deleted_stops(tmp_path, made_again):
     path = tmp_path / "run"

@@ -1,5 +1,6 @@
 """The first lines of a script: Ctrl-C, memory limits, standard streams and warnings while it has yet to import."""
 
+import ast
 import os
 import resource
 import signal
@@ -64,6 +65,20 @@ def test_an_ignored_interrupt_stays_ignored():
     ignoring = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
     process = start("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGINT)", preexec_fn=ignoring)
     assert ended(process) == (0, "")
+
+
+def commands() -> list[Path]:
+    """Every file that is started as a program; utils/classify.py is copied away, and imports nothing of the project."""
+    rooms = ("*.py", "models/**/*.py", "search_space/**/*.py", "utils/**/*.py")
+    files = [file for room in rooms for file in sorted(ROOT.glob(room)) if file.name != "classify.py"]
+    return [file for file in files if 'if __name__ == "__main__":' in file.read_text()]
+
+
+@pytest.mark.parametrize("file", commands(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_command_begins_before_it_imports(file):
+    _docstring, head, beginning, *_ = ast.parse(file.read_text()).body
+    assert ast.unparse(head) == "from utils.run.start import begin"
+    assert ast.unparse(beginning).startswith("if __name__ == '__main__':\n    begin('")
 
 
 # --- Memory limits --------------------------------------------------------------------------------------------------

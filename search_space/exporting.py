@@ -1,0 +1,33 @@
+"""Exporting a network, and seeing how its files classify."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from models.textbook_norm import with_textbook_norm
+from utils.results.exports import ExportedFile
+
+
+def export_and_measure(
+    network: nn.Module, path: Path, images: Tensor, labels: Tensor | None, **about: object
+) -> list[ExportedFile]:
+    """Writes the files of a network; returns how each classifies ``images``, (N, C, H, W) as the network takes them.
+
+    Args:
+        labels: (N,); None: not known.
+        about: see :func:`utils.export.export_network`.
+    """
+    # ONNX takes a second and 100 MiB, which only a run that exports is to pay.
+    from utils.export import export_network
+    from utils.exported import measure_files
+
+    network = with_textbook_norm(network)
+    return measure_files(export_network(network, path, **about), network, images, labels)
+
+
+def export_task_network(
+    network: nn.Module, path: Path, images: Tensor, labels: Tensor | None, **about: object
+) -> list[ExportedFile]:
+    """As :func:`export_and_measure`, for a network that takes images in [0, 1] as they are."""
+    channels = images.shape[1]
+    return export_and_measure(network, path, images, labels, mean=[0.0] * channels, std=[1.0] * channels, **about)
