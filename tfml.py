@@ -29,6 +29,7 @@ from models.supernet import EDGES, PAIRS, SupernetSettings
 from search_space.agreement import folder_as_trained
 from search_space.board.opening import open_board
 from search_space.board.search_record import SearchRecord
+from search_space.deciding.training import DecidingTraining
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.less_memory import less_memory
 from search_space.meta.batched_search import adapt_tasks
@@ -274,12 +275,14 @@ def learning_rates(flags: TfmlFlags) -> dict[str, float]:
 
 def pretrained(flags: TfmlFlags, network: SearchNetwork, tasks: FewShotTasks, ranks: Ranks) -> MetaCell:
     """The meta-cell after the pre-training on all classes of ``tasks``, from what ``network`` is now."""
-    images = tasks.labelled()
-    classes = SearchNetwork.build(network.settings, images.classes, flags.run.seed, network.device)
-    classes.unfold(network.state(separate=False))
+    images, asked, seed = tasks.labelled(), flags.pretraining, flags.run.seed
     views = DRAWINGS if network.settings.in_channels == 1 else PHOTOGRAPHS
-    settings = flags.pretraining.settings(dense=network.device.type == "cuda")
-    training = Pretraining(classes, images, views, settings, flags.run.seed)
+    own = SearchNetwork.build(network.settings, images.classes, seed, network.device)
+    own.unfold(network.state(separate=False))
+    if asked.decide:
+        training = DecidingTraining(own, images, views, asked.deciding(), seed)
+    else:
+        training = Pretraining(own, images, views, asked.settings(dense=network.device.type == "cuda"), seed)
     name = f"{flags.run.name or 'TFML'}, pre-training"
     pretrain(training, ranks, flags.run.path, name, flags.run.tensorboard)
     return training.meta_cell(flags.tasks.n, flags.training.cells == "separate")

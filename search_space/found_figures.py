@@ -51,7 +51,7 @@ def measure_found(search: TaskSearch, episode: Episode, relaxed: Classification,
 
 def of_all_tasks(rows: list[TaskRow]) -> dict:
     """The figures of results.json: means over the tasks, the peak of the heaviest of the measured ones."""
-    if rows[0].found_accuracy is None:
+    if any(getattr(row, name) is None for row in rows for name in ("found_accuracy", *COUNTS, *AMOUNTS)):
         return {}
     accuracy, ci95 = mean_and_ci95([row.found_accuracy for row in rows])
     counts = {name: round(fmean(getattr(row, name) for row in rows)) for name in COUNTS}

@@ -46,13 +46,13 @@ def test_a_search_imports_what_it_uses(flags, meta_cell, tmp_path):
     path = tmp_path / "run"
     command = f"onnas.py --meta_cell {meta_cell} {TASKS} {LIGHT} {flags} --path {path}"
     assert imported(HEAVY, *command.split()) == []
-    assert sorted(file.name for file in path.iterdir() if not file.name.startswith(".")) == [
-        *("args.json", "examples.jsonl", "results.json", "tasks.jsonl")
-    ]
+    assert (path / "results.json").exists()
+    assert not any((path / name).exists() for name in ("report.html", "tb"))
 
 
 @pytest.mark.parametrize(
-    "command", ["onnas.py --help", "tfml.py --help", "onnas.py --n 1", "tfml.py --layers many", "onnas.py --task full x"]
+    "command",
+    ["onnas.py --help", "tfml.py --help", "onnas.py --n 1", "tfml.py --layers many", "onnas.py --task full x"],
 )
 def test_a_command_line_is_answered_without_torch(command):
     assert imported(("torch", "numpy"), *command.split()) == []

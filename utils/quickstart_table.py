@@ -10,8 +10,9 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from utils.errors import InputError
 from utils.results.row_log import read_rows
-from utils.results.schema import MetaEpochRow, read_results
+from utils.results.schema import FewShotResults, MetaEpochRow, read_results
 from utils.run.cli import ArgumentParser, run
 
 
@@ -22,9 +23,7 @@ def table(trained: Path, untrained: Path, tfml: Path) -> str:
         trained, untrained: the folders that onnas.py wrote with the trained and with the untrained meta-cell.
         tfml: the folder that tfml.py wrote.
     """
-    results = {
-        name: read_results(path / "results.json") for name, path in (("untrained", untrained), ("trained", trained))
-    }
+    results = {"untrained": _read(untrained), "trained": _read(trained)}
     result = results["trained"]
     training = read_rows(tfml / "metrics.jsonl", MetaEpochRow)
     whole, folded = result.supernet_storage_mib, result.meta_cell_storage_mib
@@ -51,6 +50,17 @@ def table(trained: Path, untrained: Path, tfml: Path) -> str:
         "next           README.md: Omniglot, your own images, the paper's tables",
     ]
     return "\n".join(lines)
+
+
+def _read(path: Path) -> FewShotResults:
+    """Raises:
+    InputError: there are no results, or those of something else.
+    """
+    results = read_results(path / "results.json")
+    needed = ("peak_memory_mib", "supernet_parameters", "supernet_storage_mib", "meta_cell_storage_mib")
+    if not isinstance(results, FewShotResults) or not all(getattr(results, name) for name in needed):
+        raise InputError(f"{path / 'results.json'} is not of few-shot tasks: name a folder that onnas.py wrote.")
+    return results
 
 
 def main():

@@ -22,7 +22,7 @@ from search_space.flags.shared import (
     refuse_rising_temperature,
 )
 from search_space.methods import METHODS, method_flags, settings_of
-from search_space.settings import FASTEST, FOUND, LEANEST, NETWORKS, ORDINARY, RELAXED, Schedule, SearchSettings
+from search_space.settings import FASTEST, FOUND, LEANEST, NETWORKS, ORDINARY, Schedule, SearchSettings
 from utils.data.names import FEW_SHOT_SETS, FULL_TASK_SETS
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
@@ -84,15 +84,11 @@ class SearchFlags(Section):
     batch_size: int = flag(whole(2, IMAGES), "images of a batch (default: the preset's, for a full task 64)")
     export_network: str | None = flag(
         str,
-        "small tasks: what --export writes, and what classifies your own images (default: found where --found_epochs "
-        "trains it, else relaxed)",
+        "small tasks: what --export writes, and what classifies your own images; auto: found, unless relaxed has more "
+        "of the support images right or the search has not decided (default: auto)",
         choices=NETWORKS,
         only=SMALL_TASKS,
     )
-
-    def network(self, adaptation: AdaptationFlags) -> str:
-        """Which network classifies."""
-        return self.export_network or (FOUND if adaptation.found_epochs else RELAXED)
 
 
 @dataclass(frozen=True)
@@ -282,6 +278,8 @@ def _refuse_disagreement(parser: ArgumentParser, values: dict[str, Any]) -> None
         parser.error("argument --unrolled: 1 goes with --search darts")
     if values["partial_channels"] and search != "pcdarts":
         parser.error("argument --partial_channels: goes with --search pcdarts")
+    if values["export_network"] == FOUND and search == "pcdarts":
+        parser.error("argument --export_network: --search pcdarts has no found network of a few images' task")
     if values["step_by_step"] and search == "pcdarts":
         parser.error("argument --step_by_step: --search pcdarts knows 0 only")
     if values["schedule"] and not values["step_by_step"]:

@@ -81,7 +81,7 @@ class Epochs:
 
     def peak(self, prefix: str = "") -> dict[str, object]:
         """The memory of the heaviest epoch, none if there was no epoch."""
-        heaviest = max(self.rows, key=lambda row: row.peak_memory_mib, default=None)
+        heaviest = max(self.rows, key=lambda row: row.peak_memory_mib or 0, default=None)
         keys = ("peak_memory_mib", "peak_memory_breakdown_mib")
         return {f"{prefix}{key}": heaviest and getattr(heaviest, key) for key in keys}
 

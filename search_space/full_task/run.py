@@ -65,7 +65,7 @@ def run_search(
     test = image_batches(data.test, range(len(data.test)), plan.size.test_batch(plan.settings), workers=workers)
     with PeakMemory(device, network.resident()) as testing:
         search.accuracy(islice(test, 1))
-    searching = [row for row in epochs.rows if row.validation_accuracy is not None]
+    searching = epochs.rows[search.warm_up_epochs :]
     return search, {
         "search": flags.search.search,
         "accuracy": search.accuracy(test),

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from search_space.board.opening import open_events
-from search_space.pretraining.training import Pretraining
+from search_space.pretraining.tied_training import TiedTraining
 from utils.errors import InputError
 from utils.results.row_log import RowLog
 from utils.results.schema import PretrainingRow
@@ -16,7 +16,7 @@ CHECKPOINT, LOG = "pretraining.pt", "pretraining.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 60
 
 
-def pretrain(training: Pretraining, ranks: Ranks, path: Path, name: str, tensorboard: int = 1) -> None:
+def pretrain(training: TiedTraining, ranks: Ranks, path: Path, name: str, tensorboard: int = 1) -> None:
     """Takes the steps that are left of a run in the folder ``path``; the first process writes.
 
     Raises:
@@ -54,7 +54,7 @@ def pretrain(training: Pretraining, ranks: Ranks, path: Path, name: str, tensorb
             saved = time.perf_counter()
 
 
-def load_pretraining(training: Pretraining, ranks: Ranks, checkpoint: Path) -> None:
+def load_pretraining(training: TiedTraining, ranks: Ranks, checkpoint: Path) -> None:
     """Loads a checkpoint into every process, if the first one has it.
 
     Raises:

@@ -66,7 +66,7 @@ def misfit(value: object, hint: object, name: str) -> str | None:
 
 
 def _misfit_keys(value: object, kind: type, name: str) -> str | None:
-    """As :func:`misfit`, for an object with some keys; those that ``kind`` does not name may hold anything."""
+    """As :func:`misfit`, for an object with some keys; others are for a TypedDict only, and may hold anything."""
     if not isinstance(value, dict):
         return _wrong(value, name, WORDS[dict])
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -79,6 +79,9 @@ def _misfit_keys(value: object, kind: type, name: str) -> str | None:
     missing = next((key for key in hints if key in required and key not in value), None)
     if missing is not None:
         return f"{name} has no {missing}"
+    unknown = next((key for key in value if key not in hints), None)
+    if unknown is not None and dataclasses.is_dataclass(kind):
+        return f"{name} has a key {_shortened(json.dumps(unknown))} that is not known"
     within = "" if name == "it" else f"{name}."
     return _first(misfit(value[key], hint, f"{within}{key}") for key, hint in hints.items() if key in value)
 
@@ -102,7 +105,11 @@ def _first(wrong: Iterable[str | None]) -> str | None:
 
 def _wrong(value: object, name: str, expected: str) -> str:
     text = WORDS[type(value)] if isinstance(value, dict | list) else json.dumps(value)
-    return f"{name} is {text if len(text) <= LONGEST else text[:LONGEST] + '...'}, not {expected}"
+    return f"{name} is {_shortened(text)}, not {expected}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 # --- Dataclasses and plain values -------------------------------------------------------------------------------------

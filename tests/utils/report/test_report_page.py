@@ -271,7 +271,7 @@ def test_nothing_gets_in_as_code(tmp_path, run):
 
 def test_a_name_that_is_no_text_is_escaped(tmp_path):
     """Python's form of a path or a flag that is not UTF-8."""
-    path = tfml_run(tmp_path / "caf\udce9", 2, name="caf\udce9")
+    path = RUNS["tfml"](tmp_path / "caf\udce9", name="caf\udce9")
     assert "caf\\udce9" in write_report(path).read_text()
 
 

@@ -134,6 +134,7 @@ def test_a_line_that_is_cut_short_at_the_end_does_not_count(tmp_path):
     [
         ("", "line 2: it is cut short or not JSON"),
         ('{"meta_epoch": 1}', "line 2: it has no train_loss"),
+        (json.dumps({**as_values(row(1)), "secands": 1}), 'line 2: it has a key "secands" that is not known'),
         (json.dumps(as_values(row(2))), "line 2: meta_epoch is 2, not 1"),
         (json.dumps({**as_values(row(1)), "seconds": "x"}), 'line 2: seconds is "x", not a number'),
     ],
