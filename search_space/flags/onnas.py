@@ -23,7 +23,10 @@ from search_space.flags.shared import (
 )
 from search_space.methods import METHODS, method_flags, settings_of
 from search_space.settings import FASTEST, FOUND, LEANEST, NETWORKS, ORDINARY, Schedule, SearchSettings
+from utils.data.names import FEW_SHOT_SETS, FULL_TASK_SETS
 from utils.run.cli import ArgumentParser, place, real, switch, whole
+
+DATASETS = {FEW_SHOT: FEW_SHOT_SETS, FULL: FULL_TASK_SETS}
 
 
 @dataclass(frozen=True)
@@ -215,14 +218,14 @@ class OnnasFlags(Flags):
         return build(OnnasFlags, values)
 
 
-def parse_onnas_flags(description: str, datasets: dict[str, tuple[str, ...]]) -> OnnasFlags:
+def parse_onnas_flags(documentation: str) -> OnnasFlags:
     """Reads the command line.
 
     Args:
-        datasets: for each kind of task the names of its data sets.
+        documentation: of the script, whose first line --help shows.
     """
-    parser = ArgumentParser(prog="onnas.py", description=description)
-    every = tuple(dict.fromkeys(name for names in datasets.values() for name in names))
+    parser = ArgumentParser(prog="onnas.py", description=documentation.splitlines()[0])
+    every = tuple(dict.fromkeys(name for names in DATASETS.values() for name in names))
     says = "where the images are from (default: omniglot, for a full task cifar10)"
     own = {"path": {"default": Path("runs/onnas")}, "dataset": {"choices": every, "help": says}}
     values = parse(parser, OnnasFlags, own)
@@ -236,8 +239,8 @@ def parse_onnas_flags(description: str, datasets: dict[str, tuple[str, ...]]) ->
         return build(OnnasFlags, values)
     task = values["task"]
     fill_in(values, {"dataset": "omniglot" if task == FEW_SHOT else "cifar10"})
-    if values["dataset"] not in datasets[task]:
-        known = ", ".join(datasets[task])
+    if values["dataset"] not in DATASETS[task]:
+        known = ", ".join(DATASETS[task])
         parser.error(f"argument --dataset: --task {task} knows {known}, not {values['dataset']}")
     if task == FEW_SHOT:
         refuse_other_size(parser, values)

@@ -18,6 +18,7 @@ from search_space.flags.shared import (
     refuse_rising_temperature,
 )
 from search_space.settings import DecidingSettings, PretrainingSettings, SearchSettings
+from utils.data.names import FEW_SHOT_SETS, INPUT_SHAPES
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
 NOT_OF_ADAPTING = ("hp_setting", "transductive")
@@ -178,19 +179,19 @@ class TfmlFlags(Flags):
         return super().may_change() - (set() if self.training.meta_lr_decay == "none" else {"meta_epochs"})
 
 
-def parse_tfml_flags(description: str, shapes: dict[str, tuple[int, int, int] | None]) -> TfmlFlags:
+def parse_tfml_flags(documentation: str) -> TfmlFlags:
     """Reads the command line.
 
     Args:
-        shapes: (C, H, W) of each data set's images, None for a folder of images.
+        documentation: of the script, whose first line --help shows.
     """
-    parser = ArgumentParser(prog="tfml.py", description=description)
-    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": tuple(shapes), "default": "omniglot"}}
+    parser = ArgumentParser(prog="tfml.py", description=documentation.splitlines()[0])
+    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": FEW_SHOT_SETS, "default": "omniglot"}}
     values = parse(parser, TfmlFlags, own)
     refuse_rising_temperature(parser, values)
     refuse_other_size(parser, values)
     fill_in(values, preset(values["hp_setting"], values["dataset"], values["k"]))
-    shape = shapes[values["dataset"]]
+    shape = INPUT_SHAPES.get(values["dataset"])  # a folder of images has its own
     small = (max(shape[1:]) if shape else values["input_size"] or SMALL_IMAGE + 1) <= SMALL_IMAGE
     reductions = [layer for layer in (1, 3) if layer < values["layers"]]
     fill_in(values, {"tasks_at_once": 5 if small else 1, "reduction_layers": reductions})

@@ -25,6 +25,7 @@ from utils.results.exports import ExportedFile, exports_text
 from utils.results.schema import OwnResults, write_results
 from utils.run.device import device_name
 from utils.run.files import file_digest
+from utils.run.report import make_report
 from utils.run.run_directory import open_run
 
 
@@ -92,9 +93,10 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
         exports = export_adapted(adapted, task, queries, flags, of_folds)
         print(exports_text(exports))
         write_results(path / "results.json", replace(results, exports=exports))
-    from utils.report.page import write_report  # Matplotlib, whose memory the search did without
-
-    print(f"{write_report(path)} shows it; more images: python onnas.py --adapted {path / 'adapted.pt'} --query DIR")
+    shown = f"{path / 'report.html'} shows it; " if flags.run.report else ""
+    if flags.run.report:
+        make_report(path)
+    print(f"{shown}more images: python onnas.py --adapted {path / 'adapted.pt'} --query DIR")
 
 
 def plan_own_images(flags: OnnasFlags) -> OwnPlan:
