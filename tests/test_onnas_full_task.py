@@ -41,7 +41,8 @@ DERIVED_KEYS = {
     *("genotype", "settings"),
 }
 LOGS = {"search.jsonl", "derived.jsonl"}
-FILES = {"args.json", "results.json", "report.html", "genotype.json", "genotype.txt", "genotype.png", *LOGS}
+PICTURED = {"report.html", "genotype.png", "examples.jsonl"}
+FILES = {"args.json", "results.json", "genotype.json", "genotype.txt", *PICTURED, *LOGS}
 CHECKPOINTS = {"checkpoint.pt", "searched.pt", "derived_checkpoint.pt"}
 
 CLASSES = ("a cat", "größe", "z")
