@@ -35,7 +35,7 @@ SEARCH_KEYS = {
 }
 DERIVED_KEYS = {
     *("task", "dataset", "data", "device", "network", "classes"),
-    *("derived_accuracy", "derived_parameters", "derived_macs"),
+    *("derived_accuracy", "derived_accuracy_interval", "derived_confusion", "derived_parameters", "derived_macs"),
     *("derived_epochs", "derived_seconds", *DERIVED_PEAK, "derived_peak_memory_test_mib"),
     *("derived_peak_memory_inference_mib", "derived_split_num", "derived_step_by_step"),
     *("genotype", "settings"),
