@@ -39,7 +39,7 @@ from search_space.exporting import export_task_network
 from search_space.flags.declare import FULL, OWN
 from search_space.flags.less_memory import less_memory
 from search_space.found_figures import of_all_tasks
-from search_space.memory.fit import plan_search, split_note
+from search_space.memory.fit import plan_search_aside, split_note
 from search_space.memory.size import Size
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
@@ -81,7 +81,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     shape = (network_settings.in_channels, side, side) if folder else INPUT_SHAPES[tasks.dataset]
     size = Size(tasks.n, tasks.n * tasks.k, tasks.n * tasks.q, shape)
     asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
-    settings, prediction = plan_search(asked, flags.memory, network_settings, size)
+    settings, prediction = plan_search_aside(asked, flags.memory, network_settings, size)
     if prediction is not None:
         print(prediction.as_text(settings))
     if flags.memory.dry_run:

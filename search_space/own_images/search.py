@@ -12,7 +12,7 @@ from search_space.agreement import head_note, head_start, image_side, searched_n
 from search_space.evaluation import Start
 from search_space.exporting import export_task_network
 from search_space.flags.onnas import OnnasFlags
-from search_space.memory.fit import plan_search, split_note
+from search_space.memory.fit import plan_search_aside, split_note
 from search_space.memory.size import Size
 from search_space.own_images.adapting import adapt, judge_folds
 from search_space.own_images.files import classify_files, query_images
@@ -115,7 +115,7 @@ def plan_own_images(flags: OnnasFlags) -> OwnPlan:
 
     size = Size(ways, len(task.images), 1, task.preparation.shape)
     asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
-    settings, prediction = plan_search(asked, flags.memory, network, size)
+    settings, prediction = plan_search_aside(asked, flags.memory, network, size)
     notes = [
         None if flags.tasks.input_size else f"Images are taken at {side}x{side} pixels, as {file} was trained.",
         *task.notes,
