@@ -39,7 +39,8 @@ from search_space.exporting import export_task_network
 from search_space.flags.declare import FULL, OWN
 from search_space.flags.less_memory import less_memory
 from search_space.found_figures import of_all_tasks
-from search_space.memory.fit import plan_search, split_note
+from search_space.memory.fit import split_note
+from search_space.memory.process import plan_within
 from search_space.memory.size import Size
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
@@ -56,6 +57,7 @@ from utils.results.row_log import RowLog, read_rows
 from utils.results.schema import ExampleRow, FewShotResults, TaskRow, write_results
 from utils.run.cli import run
 from utils.run.device import choose_device, device_name
+from utils.run.process_memory import process_memory
 from utils.run.progress import progress_bar
 from utils.run.ranks import join_ranks
 from utils.run.report import make_report
@@ -81,7 +83,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     shape = (network_settings.in_channels, side, side) if folder else INPUT_SHAPES[tasks.dataset]
     size = Size(tasks.n, tasks.n * tasks.k, tasks.n * tasks.q, shape)
     asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
-    settings, prediction = plan_search(asked, flags.memory, network_settings, size)
+    settings, prediction = plan_within(asked, flags.memory, network_settings, size)
     if prediction is not None:
         print(prediction.as_text(settings))
     if flags.memory.dry_run:
@@ -193,6 +195,7 @@ def few_shot_results(
         genotype=json.loads(genotypes.most_common(1)[0][0]),
         settings=values,
         **of_all_tasks(rows),
+        **process_memory(),
         **start.network.sizes(start.meta_cell),
     )
 

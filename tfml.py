@@ -46,6 +46,7 @@ from utils.results.schema import MetaEpochRow, MetaTrainingResults, TaskRow, wri
 from utils.run.cli import run
 from utils.run.device import choose_device, device_name
 from utils.run.files import file_digest
+from utils.run.process_memory import process_memory
 from utils.run.progress import progress_bar
 from utils.run.ranks import Ranks, join_ranks, use_one_thread
 from utils.run.report import make_report
@@ -317,6 +318,7 @@ def finish(
         meta_epochs=meta_epochs,
         meta_cell_sha256=file_digest(path / "meta_cell.pt"),
         settings=values,
+        **process_memory(),
         **network.sizes(meta_cell),
     )
     write_results(path / "results.json", results)

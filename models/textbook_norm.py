@@ -31,12 +31,16 @@ def _textbook(norm: BatchNorm) -> nn.BatchNorm2d:
     return textbook.train(norm.training)
 
 
-class _MacCounter(TorchDispatchMode):
+class MacCounter(TorchDispatchMode):
     """Counts multiply-accumulates as PyTorch's FlopCounterMode, which would import Triton: 55 MiB of a CUDA build."""
 
     def __init__(self):
         super().__init__()
         self.macs = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # PyTorch's guard against torch.compile imports it
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -51,6 +55,6 @@ class _MacCounter(TorchDispatchMode):
 def count_macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of a network's convolutions and of its head, for one image of ``shape`` (C, H, W)."""
     image = torch.zeros(1, *shape).to(next(network.parameters()))
-    with _MacCounter() as counter:
+    with MacCounter() as counter:
         with_textbook_norm(network).eval()(image)
     return counter.macs

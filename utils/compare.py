@@ -209,6 +209,7 @@ def columns(measure: Measure, first: str) -> list[Column]:
         Column(f"difference to {first} (%)", percent("difference", f"difference_{spread}", "+", 2), f"to {first} %"),
         Column("peak memory, adapting (MiB)", number("peak_memory_mib", ".1f"), "MiB"),
         Column("testing (MiB)", number("peak_memory_test_mib", ".1f"), "testing"),
+        Column("process (MiB)", number("process_memory_mib", ".0f"), "process"),
         Column("seconds a step", number("seconds_per_step", ".3f"), "s a step"),
         Column("supernet parameters", number("supernet_parameters", ",.0f")),
     ]

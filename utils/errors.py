@@ -16,20 +16,20 @@ class WriteError(InputError):
 
 
 class BudgetError(InputError):
-    """--memory_budget is too little.
+    """A budget of memory is too little.
 
     Args:
         work: what it is too little for, e.g. "to search". least_mib: the smallest budget that would do.
-        remedy: what else would help, to be said at the end.
+        remedy: what else would help, to be said at the end. flag: that the budget is given by.
     """
 
-    def __init__(self, budget_mib: float, work: str, least_mib: float, remedy: str = ""):
-        self.least_mib = math.ceil(10 * least_mib) / 10
-        super().__init__(budget_mib, work, least_mib, remedy)  # what another process makes it of again
+    def __init__(self, budget_mib: float, work: str, least_mib: float, remedy: str = "", flag: str = "--memory_budget"):
+        super().__init__(budget_mib, work, least_mib, remedy, flag)  # what another process makes it of again
+        self.least_mib, self.remedy = math.ceil(10 * least_mib) / 10, remedy
 
     def __str__(self) -> str:
-        budget_mib, work, _, remedy = self.args
+        budget_mib, work, _, remedy, flag = self.args
         return (
-            f"--memory_budget {budget_mib:g} MiB is too little {work}: the smallest that would do is "
-            f"{self.least_mib:g} MiB{remedy}."
+            f"{flag} {budget_mib:g} MiB is too little {work}: the smallest that would do is {self.least_mib:g} "
+            f"MiB{remedy}."
         )

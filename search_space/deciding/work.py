@@ -1,11 +1,10 @@
 """What a network takes to run, as a function of alpha and beta: its expected multiply-accumulates."""
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from models.search_cell import Mixture, edge_list
 from models.supernet import Supernet
-from models.textbook_norm import with_textbook_norm
+from models.textbook_norm import MacCounter, with_textbook_norm
 from search_space.architecture import Architecture
 
 
@@ -54,6 +53,6 @@ class Work:
         for cell_type in self.cell_types:
             run = [[(e, k) == only.get(cell_type) for k in range(self._size[1])] for e in range(self._size[0])]
             mixtures[cell_type] = Mixture(torch.tensor(run).float(), run, run)
-        with FlopCounterMode(display=False) as counter:
+        with MacCounter() as counter:
             self._network(self._image, mixtures)
-        return counter.get_total_flops() // 2
+        return counter.macs

@@ -114,6 +114,11 @@ class MemoryFlags(Section):
         "--split_num, where given, stay as they are",
         metavar="MIB",
     )
+    process_budget: float | None = flag(
+        real(1, 1e9),
+        "the same for the peak of the process's resident memory, its libraries included (few-shot and own images)",
+        metavar="MIB",
+    )
     dry_run: bool = flag(bool, "print the memory that the search would take, and its parts, and exit")
 
     @property
@@ -131,7 +136,7 @@ class MemoryFlags(Section):
     @property
     def is_planned(self) -> bool:
         """Whether the memory is to be worked out before the search."""
-        return self.memory_budget is not None or self.dry_run
+        return self.dry_run or not (self.memory_budget is None and self.process_budget is None)
 
 
 @dataclass(frozen=True)
@@ -274,6 +279,10 @@ def _refuse_disagreement(parser: ArgumentParser, values: dict[str, Any]) -> None
     full, search = values["task"] == FULL, values["search"]
     if not full and values["meta_cell"] is None and values["adapted"] is None:
         parser.error(f"argument --meta_cell: --task {values['task']} needs one, written by tfml.py")
+    if values["process_budget"] is not None and values["memory_budget"] is not None:
+        parser.error("argument --process_budget: goes without --memory_budget")
+    if values["process_budget"] is not None and values["task"] == FULL:
+        parser.error("argument --process_budget: --task full knows --memory_budget only")
     if values["unrolled"] and search != "darts":
         parser.error("argument --unrolled: 1 goes with --search darts")
     if values["partial_channels"] and search != "pcdarts":

@@ -20,6 +20,7 @@ from utils.results.exports import exports_text
 from utils.results.schema import FullTaskResults, write_results
 from utils.run.device import device_name
 from utils.run.files import file_digest
+from utils.run.process_memory import process_memory
 from utils.run.report import draw_genotype, make_report
 from utils.run.run_directory import open_run
 
@@ -78,6 +79,7 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         settings=values,
         **searched,
         **trained,
+        **process_memory(),
     )
     write_results(path / "results.json", results)
     if flags.run.report:

@@ -13,6 +13,7 @@ from search_space.memory.predict import Prediction, predict
 from search_space.memory.size import Size, largest_micro_batch
 from search_space.settings import FASTEST, ORDINARY, Schedule, SearchSettings
 from utils.errors import BudgetError, InputError
+from utils.run.aside import aside
 
 SMALLEST = 3  # images of a micro-batch: BN's statistics of fewer are too poor to plan with
 Way = TypeVar("Way", SearchSettings, TrainingSettings)
@@ -76,6 +77,18 @@ def split_note(asked: int | None, size: Size, settings: SearchSettings) -> str |
     if number >= (asked or 1):
         return None
     return f"--split_num {asked} would leave single images: the smallest batch is split in {number}."
+
+
+def plan_search_aside(
+    settings: SearchSettings, memory: MemoryFlags, network: SupernetSettings, size: Size
+) -> tuple[SearchSettings, Prediction | None]:
+    """What :func:`plan_search` gives; sympy and torch._dynamo, 120 MiB, that it imports are not this process's.
+
+    To be called before the first back-propagation: PyTorch cannot do one in a copy of a process that has.
+    """
+    if not memory.is_planned:
+        return plan_search(settings, memory, network, size)
+    return aside(lambda: plan_search(settings, memory, network, size))
 
 
 def search_ways(settings: SearchSettings, memory: MemoryFlags, size: Size) -> list[list[SearchSettings]]:

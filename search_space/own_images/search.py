@@ -12,7 +12,8 @@ from search_space.agreement import head_note, head_start, image_side, searched_n
 from search_space.evaluation import Start
 from search_space.exporting import export_task_network
 from search_space.flags.onnas import OnnasFlags
-from search_space.memory.fit import plan_search, split_note
+from search_space.memory.fit import split_note
+from search_space.memory.process import plan_within
 from search_space.memory.size import Size
 from search_space.own_images.adapting import adapt, judge_folds
 from search_space.own_images.files import classify_files, query_images
@@ -25,6 +26,7 @@ from utils.results.exports import ExportedFile, exports_text
 from utils.results.schema import OwnResults, write_results
 from utils.run.device import device_name
 from utils.run.files import file_digest
+from utils.run.process_memory import process_memory
 from utils.run.report import make_report
 from utils.run.run_directory import open_run
 
@@ -86,6 +88,7 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
         **network.sizes(plan.meta_cell),
         **done.figures,
         **figures,
+        **process_memory(),
     )
     write_results(path / "results.json", results)
     if export is not None:
@@ -115,7 +118,7 @@ def plan_own_images(flags: OnnasFlags) -> OwnPlan:
 
     size = Size(ways, len(task.images), 1, task.preparation.shape)
     asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
-    settings, prediction = plan_search(asked, flags.memory, network, size)
+    settings, prediction = plan_within(asked, flags.memory, network, size)
     notes = [
         None if flags.tasks.input_size else f"Images are taken at {side}x{side} pixels, as {file} was trained.",
         *task.notes,

@@ -42,6 +42,7 @@ LABELS = {
     "peak_memory_test_mib": "Peak memory, testing",
     "found_peak_memory_mib": "Peak memory, network found",
     "process_memory_mib": "Peak memory of the process",
+    "process_memory_anonymous_mib": "Of it at the end, not of files",
     "parameters": "Parameters of the network",
     "supernet_parameters": "Parameters of the supernet",
     "found_parameters": "Parameters of the network found",

@@ -120,6 +120,7 @@ class Results:
     supernet_storage_mib: Storage | None = None
     meta_cell_storage_mib: Storage | None = None
     process_memory_mib: Amount | None = None
+    process_memory_anonymous_mib: Amount | None = None
 
 
 # --- results.json -----------------------------------------------------------------------------------------------------
