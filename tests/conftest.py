@@ -163,6 +163,17 @@ def trained(scripts, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def restored_process():
+    """What a script sets up for its process, and a test's is to be without."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
+    hook, streams = sys.unraisablehook, (sys.stdout, sys.stderr)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    sys.unraisablehook, (sys.stdout, sys.stderr) = hook, streams
+
+
+@pytest.fixture
 def tiny_disk(tmp_path):
     """A folder on a file system of one MiB."""
     folder = tmp_path / "disk"
