@@ -17,30 +17,37 @@ what --resume needs. The last two write TensorBoard events into tb/.
 from utils.run.start import begin
 
 if __name__ == "__main__":
-    begin("onnas.py")  # before PyTorch is imported
+    begin("onnas.py")
+
+from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
+
+if __name__ == "__main__":
+    parse_onnas_flags(__doc__)  # --help and a refusal come before PyTorch is imported, which takes seconds
 
 import json
 from collections import Counter
 from dataclasses import asdict, replace
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
 import torch
 
 from search_space.agreement import folder_as_trained, head_note, head_start, searched_network
+from search_space.board.opening import open_board
+from search_space.board.search_record import record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.exporting import export_task_network
 from search_space.flags.declare import FULL, OWN
 from search_space.flags.less_memory import less_memory
-from search_space.flags.onnas import OnnasFlags, parse_onnas_flags
 from search_space.found_figures import of_all_tasks
 from search_space.memory.fit import plan_search, split_note
 from search_space.memory.size import Size
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
+from search_space.settings import AUTO
 from search_space.task_network import task_network
+from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_tasks
 from utils.data.episode import Episode
-from utils.data.names import FEW_SHOT_SETS, FULL_TASK_SETS, INPUT_SHAPES
+from utils.data.names import INPUT_SHAPES
 from utils.export_path import check_export_path
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.exports import ExportedFile, exports_text
@@ -51,26 +58,18 @@ from utils.run.cli import run
 from utils.run.device import choose_device, device_name
 from utils.run.progress import progress_bar
 from utils.run.ranks import join_ranks
+from utils.run.report import make_report
 from utils.run.run_directory import open_run
 from utils.run.torchrun import refuse_processes, remember_run
-
-if TYPE_CHECKING:
-    from torchmeta_loader import FewShotTasks
 
 METERED_TASKS = 5  # the first tasks are measured: the meter slows them down, and the others are timed
 
 
 def parse_args() -> OnnasFlags:
-    return parse_onnas_flags(__doc__.splitlines()[0], {"fewshot": FEW_SHOT_SETS, "full": FULL_TASK_SETS})
+    return parse_onnas_flags(__doc__)
 
 
 def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
-    # Not needed for own images, and large: torchmeta and torchvision, TensorBoard, Matplotlib.
-    from search_space.board.board import Board
-    from search_space.board.search_record import record_of
-    from torchmeta_loader import content_digest, episodes, few_shot_tasks
-    from utils.report.page import write_report
-
     tasks, path, seed = flags.tasks, flags.run.path, flags.run.seed
     ranks = join_ranks(device)
 
@@ -120,7 +119,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     rows = log.rows
     if ranks.is_first:
         examples = RowLog(path / "examples.jsonl", ExampleRow, before=len(rows))
-        board = Board(path / "tb", network_settings, len(rows))
+        board = open_board(flags.run.tensorboard, path / "tb", network_settings, len(rows))
 
     # The loop: as many tasks at a time as there are processes.
     left = range(len(rows), flags.search.eval_epochs)
@@ -128,7 +127,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
 
     def search(number: int):
         """Its row, and what there is to show of it."""
-        episode, record = next(test_episodes), record_of(number)
+        episode, record = next(test_episodes), record_of(number) if flags.run.tensorboard else None
         search = start.unfold(TEST_TASK, episode.number)
         row = search_task(search, episode, number < METERED_TASKS, record)
         search.refuse_divergence(f"the search of task {number}")
@@ -158,14 +157,15 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
         exports = export_episode(flags, start, episode)
         print(f"task {episode.number}'s network:\n{exports_text(exports)}")
         write_results(path / "results.json", replace(results, exports=exports))
-    write_report(path)
+    if flags.run.report:
+        make_report(path)
     ci95 = "" if results.accuracy_ci95 is None else f" +- {results.accuracy_ci95:.4f}"
     found = "" if results.found_accuracy is None else f", of the network found {results.found_accuracy:.4f}"
     print(f"accuracy {results.accuracy:.4f}{ci95}{found} over {len(rows)} tasks; {path / 'results.json'}")
 
 
 def few_shot_results(
-    flags: OnnasFlags, tasks: "FewShotTasks", start: Start, rows: list[TaskRow], values: dict
+    flags: OnnasFlags, tasks: FewShotTasks, start: Start, rows: list[TaskRow], values: dict
 ) -> FewShotResults:
     """Means over the tasks; memory is of the heaviest of the measured ones, times are of the others."""
     accuracy, ci95 = mean_and_ci95([row.accuracy for row in rows])
@@ -200,17 +200,20 @@ def few_shot_results(
 def export_episode(flags: OnnasFlags, start: Start, episode: Episode) -> list[ExportedFile]:
     """Adapts to an episode once more, and exports the network that comes of it."""
     device = start.network.device
-    support = episode.support.to(device)
+    support, labels = episode.support.to(device), episode.support_labels.to(device)
     search = start.unfold(TEST_TASK, episode.number)
-    search.adapt(support, episode.support_labels.to(device))
+    search.adapt(support, labels)
+    chosen = task_network(search, support, labels, flags.search.export_network or AUTO)
+    if chosen.why is not None:
+        print(chosen.why)
     return export_task_network(
-        task_network(search, support, flags.search.network(flags.adaptation)),
+        chosen.network,
         flags.derived.export,
         episode.query,
         episode.query_labels,
         calibration=episode.support,
         classes=episode.class_names,
-        extra={"dataset": flags.tasks.dataset, "task": episode.number, "seed": flags.run.seed},
+        extra={"dataset": flags.tasks.dataset, "task": episode.number, "seed": flags.run.seed, "network": chosen.which},
     )
 
 

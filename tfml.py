@@ -11,7 +11,12 @@ OMP_NUM_THREADS says otherwise.
 from utils.run.start import begin
 
 if __name__ == "__main__":
-    begin("tfml.py")  # before PyTorch is imported
+    begin("tfml.py")
+
+from search_space.flags.tfml import TfmlFlags, parse_tfml_flags
+
+if __name__ == "__main__":
+    parse_tfml_flags(__doc__)  # --help and a refusal come before PyTorch is imported, which takes seconds
 
 import time
 from dataclasses import asdict, replace
@@ -22,11 +27,11 @@ from statistics import fmean
 from models.meta_cell import MetaCell, TrainedOn, first_fold, second_fold
 from models.supernet import EDGES, PAIRS, SupernetSettings
 from search_space.agreement import folder_as_trained
-from search_space.board.board import Board
+from search_space.board.opening import open_board
 from search_space.board.search_record import SearchRecord
+from search_space.deciding.training import DecidingTraining
 from search_space.evaluation import TEST_TASK, Start, search_task
 from search_space.flags.less_memory import less_memory
-from search_space.flags.tfml import TfmlFlags, parse_tfml_flags
 from search_space.meta.batched_search import adapt_tasks
 from search_space.pretraining.loop import pretrain
 from search_space.pretraining.training import Pretraining
@@ -34,10 +39,8 @@ from search_space.primitives import FEW_SHOT
 from search_space.resume import epoch_log, load_checkpoint, save_checkpoint
 from search_space.search_network import SearchNetwork, check_meta_cell, load_meta_cell
 from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_tasks, held_out_split
-from utils.data.names import FEW_SHOT_SETS, INPUT_SHAPES
 from utils.data.views import DRAWINGS, PHOTOGRAPHS
 from utils.errors import InputError
-from utils.report.page import write_report
 from utils.results.intervals import mean_and_ci95
 from utils.results.schema import MetaEpochRow, MetaTrainingResults, TaskRow, write_results
 from utils.run.cli import run
@@ -45,12 +48,13 @@ from utils.run.device import choose_device, device_name
 from utils.run.files import file_digest
 from utils.run.progress import progress_bar
 from utils.run.ranks import Ranks, join_ranks, use_one_thread
+from utils.run.report import make_report
 from utils.run.run_directory import check_run, open_run
 from utils.run.torchrun import is_restarted, remember_run
 
 
 def parse_args() -> TfmlFlags:
-    return parse_tfml_flags(__doc__.splitlines()[0], {name: INPUT_SHAPES.get(name) for name in FEW_SHOT_SETS})
+    return parse_tfml_flags(__doc__)
 
 
 def load_tasks(flags: TfmlFlags, earlier: MetaCell | None) -> tuple[FewShotTasks, FewShotTasks]:
@@ -187,7 +191,7 @@ def main():
     values, meta_cell, first = ranks.from_first(lambda: open_or_resume(flags, new, digest))
     if ranks.is_first:
         metrics = epoch_log(path / "metrics.jsonl", MetaEpochRow, first)
-        board = Board(path / "tb", settings, first)
+        board = open_board(flags.run.tensorboard, path / "tb", settings, first)
         save(flags, train_tasks, meta_cell, first)
 
     # Before the loop: the meta-cell learns to tell all classes apart.
@@ -271,13 +275,16 @@ def learning_rates(flags: TfmlFlags) -> dict[str, float]:
 
 def pretrained(flags: TfmlFlags, network: SearchNetwork, tasks: FewShotTasks, ranks: Ranks) -> MetaCell:
     """The meta-cell after the pre-training on all classes of ``tasks``, from what ``network`` is now."""
-    images = tasks.labelled()
-    classes = SearchNetwork.build(network.settings, images.classes, flags.run.seed, network.device)
-    classes.unfold(network.state(separate=False))
+    images, asked, seed = tasks.labelled(), flags.pretraining, flags.run.seed
     views = DRAWINGS if network.settings.in_channels == 1 else PHOTOGRAPHS
-    settings = flags.pretraining.settings(dense=network.device.type == "cuda")
-    training = Pretraining(classes, images, views, settings, flags.run.seed)
-    pretrain(training, ranks, flags.run.path, f"{flags.run.name or 'TFML'}, pre-training")
+    own = SearchNetwork.build(network.settings, images.classes, seed, network.device)
+    own.unfold(network.state(separate=False))
+    if asked.decide:
+        training = DecidingTraining(own, images, views, asked.deciding(), seed)
+    else:
+        training = Pretraining(own, images, views, asked.settings(dense=network.device.type == "cuda"), seed)
+    name = f"{flags.run.name or 'TFML'}, pre-training"
+    pretrain(training, ranks, flags.run.path, name, flags.run.tensorboard)
     return training.meta_cell(flags.tasks.n, flags.training.cells == "separate")
 
 
@@ -313,7 +320,8 @@ def finish(
         **network.sizes(meta_cell),
     )
     write_results(path / "results.json", results)
-    write_report(path)
+    if flags.run.report:
+        make_report(path)
     stored, unfolded = results.meta_cell_storage_mib, results.supernet_storage_mib
     print(f"{path / 'meta_cell.pt'}: {stored:.3f} MiB of parameters, unfolded {unfolded:.3f} MiB")
 

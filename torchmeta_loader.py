@@ -7,8 +7,8 @@
 torchmeta draws its tasks from global generators. Here every draw depends only on (seed, what it is for, episode), so
 episode 7 is the same task whatever ran before it, and in whichever process it is loaded.
 
-torchmeta decodes every image of every task. Here a split is decoded once into a file, from which episodes are read by
-index: the same images, labels and order.
+torchmeta decodes every image of every task. Here it decodes a split once into a file, from which episodes are read by
+index: the same images, labels and order. Where the file is there, torchmeta and torchvision are not imported.
 
 Run as a script, it turns a manual download into what torchmeta reads:
 
@@ -21,16 +21,14 @@ if __name__ == "__main__":
     begin("torchmeta_loader.py")  # before what takes seconds to import
 
 import argparse
-import copy
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, default_collate, get_worker_info
+from torch.utils.data import DataLoader
 
 from utils.data import glyphs, torchmeta_sets
 from utils.data.episode import Episode
@@ -38,15 +36,11 @@ from utils.data.few_shot_folder import folder_shape, folder_split
 from utils.data.few_shot_split import FewShotSplit, class_name
 from utils.data.labelled_images import LabelledImages
 from utils.data.names import INPUT_SHAPES
-from utils.data.prepare import WEBSITE, prepare
-from utils.data.torchmeta_mend import torchmeta
+from utils.data.prepared import WEBSITE
 from utils.draws import derive_seed, numpy_generator
 from utils.errors import InputError
 from utils.run.cli import ArgumentParser, folder, run
 
-ClassDataset = torchmeta.utils.data.ClassDataset
-ConcatTask = torchmeta.utils.data.ConcatTask
-Categorical = torchmeta.transforms.Categorical
 LABELLED_GLYPHS = 200  # classes of synthetic glyphs in a labelled set
 
 
@@ -93,11 +87,11 @@ def few_shot_tasks(
         source = folder_split(place, split, seed=classes_by, input_size=input_size, channels=channels)
     else:
         source = torchmeta_sets.torchmeta_split(dataset, split, place, use_vinyals_split, download)
-    if ways > len(source.classes):
-        raise InputError(f"--n {ways} is too many: the {split} split of {dataset} has {len(source.classes)} classes.")
+    if ways > source.classes:
+        raise InputError(f"--n {ways} is too many: the {split} split of {dataset} has {source.classes} classes.")
     fewest = int(np.argmin(source.counts))
     if shots + queries > source.counts[fewest]:
-        images, name = source.counts[fewest], class_name(source.classes, fewest)
+        images, name = source.counts[fewest], class_name(source.labels, fewest)
         raise InputError(
             f"{shots} shots and {queries} queries a class are too many: the class {name} of {dataset} has {images} "
             f"images, so --q and the shots (--n_train in training, --k in testing) may add up to {images}."
@@ -141,7 +135,6 @@ def episodes(tasks: "FewShotTasks", numbers: Sequence[int], workers: int = 0) ->
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
-        worker_init_fn=_open_own_file,
         generator=torch.Generator(),  # without one, it draws the seeds of its workers from torch's global one
     )
     for episode in loader:
@@ -150,39 +143,11 @@ def episodes(tasks: "FewShotTasks", numbers: Sequence[int], workers: int = 0) ->
         yield episode
 
 
-def episode_loader(tasks: "FewShotTasks", episodes: Sequence[int], batch_size: int = 1, workers: int = 0) -> DataLoader:
-    """Loads exactly these episodes, in order (the old form of :func:`episodes`, until all callers have gone over).
-
-    Each batch is ``{"support": [images, labels], "query": [images, labels]}``, ordered class by class: images float32
-    (batch, ways * images a class, channels, height, width) in [0, 1], labels int64 (batch, ways * images a class).
-    The last batch may be smaller.
-    """
-    return DataLoader(
-        _Episodes(tasks),
-        batch_size=batch_size,
-        sampler=episodes,
-        num_workers=workers,
-        worker_init_fn=_open_own_file,
-        generator=torch.Generator(),  # without one, it draws the seeds of its workers from torch's global one
-        collate_fn=_old_batch,
-    )
-
-
-def _old_batch(loaded: list[Episode]) -> dict[str, list[torch.Tensor]]:
-    parts = {
-        "support": [(episode.support, episode.support_labels) for episode in loaded],
-        "query": [(episode.query, episode.query_labels) for episode in loaded],
-    }
-    return {part: default_collate(pairs) for part, pairs in parts.items()}
-
-
-class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
-    """The ways-way tasks over a data set of classes, indexed by episode.
-
-    ``tasks[7]["support"]`` is a data set, by torchmeta alone; ``tasks.load(7)`` the same as tensors.
+class FewShotTasks:
+    """The ways-way tasks over the classes of a split, by number; torchmeta's ClassSplitter would draw the same.
 
     Attributes:
-        shape, size, content, images, notes, split_seed: see :class:`FewShotSplit`.
+        shape, size, content, notes, split_seed: see :class:`FewShotSplit`.
 
     Args:
         source: the classes.
@@ -193,87 +158,44 @@ class FewShotTasks(torchmeta.utils.data.CombinationMetaDataset):
     """
 
     def __init__(self, source: FewShotSplit, *, ways: int, shots: int, queries: int, seed: int):
-        splitter = torchmeta.transforms.ClassSplitter(num_support_per_class=shots, num_query_per_class=queries)
-        super().__init__(source.classes, ways, target_transform=Categorical(ways), dataset_transform=splitter)
-        self.draw_seed, self.images, self.counts = seed, source.images, source.counts
+        self.source, self.ways, self.shots, self.queries, self.seed = source, ways, shots, queries, seed
         self.shape, self.size, self.content, self.notes = source.shape, source.size, source.content, source.notes
         self.split_seed = source.split_seed
 
-    def __getitem__(self, episode: int) -> OrderedDict:
-        """The task of an episode: {"support": data set, "query": data set}."""
-        self._seed_splitter(episode)
-        return super().__getitem__(tuple(self._classes(episode)))
-
     def load(self, number: int) -> Episode:
         """The episode of this number, as tensors."""
-        if self.images is None:
-            parts = {part: default_collate(list(images)) for part, images in self[number].items()}
-        else:
-            parts = self._read(number)
-        return Episode(number, *parts["support"], *parts["query"], tuple(self.class_names(number)))
+        classes = self._classes(number)
+        tensors = []
+        for count, numbers in zip((self.shots, self.queries), self._images(number, classes), strict=True):
+            labels = np.arange(self.ways).repeat(count)
+            of_images = [classes[label] for label in labels]
+            tensors += [self.source.images.read(of_images, numbers), torch.from_numpy(labels)]
+        return Episode(number, *tensors, tuple(class_name(self.source.labels, index) for index in classes))
 
     def labelled(self) -> LabelledImages:
         """The images of all classes as one labelled set; of synthetic glyphs, without number, those of the first."""
-        if self.images is not None:
-            return LabelledImages(self.images.counts, self.images.read)
-
-        def read(classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
-            return torch.stack([self.dataset[label][number][0] for label, number in zip(classes, numbers, strict=True)])
-
         drawn = self.content is None
-        return LabelledImages(list(self.counts)[:1] * LABELLED_GLYPHS if drawn else self.counts, read)
+        counts = list(self.source.counts)[:1] * LABELLED_GLYPHS if drawn else self.source.counts
+        return LabelledImages(counts, self.source.images.read)
 
-    def _read(self, episode: int) -> dict[str, list[torch.Tensor]]:
-        """{"support": [images, labels], "query": ...}, from the images that were decoded once."""
-        classes = self._classes(episode)
-        counts = [self.images.counts[number] for number in classes]
-        # torchmeta's splitter asks for no image: it draws places in the joined classes.
-        sizes = [_ClassSize(number, count) for number, count in zip(classes, counts, strict=True)]
-        self._seed_splitter(episode)
-        picked = self.dataset_transform.get_indices(ConcatTask(sizes, self.num_classes_per_task))
-        ends = np.cumsum(counts)
-        task = {}
-        for part, places in picked.items():
-            labels = np.searchsorted(ends, places, side="right")
-            numbers = places - (ends - counts)[labels]
-            images = self.images.read([classes[label] for label in labels], numbers.tolist())
-            task[part] = [images, torch.from_numpy(labels)]
-        return task
+    def _classes(self, number: int) -> list[int]:
+        draws = numpy_generator(self.seed, f"classes/{self.size.split}", number)
+        return draws.choice(self.source.classes, self.ways, replace=False).tolist()
 
-    def _seed_splitter(self, episode: int) -> None:
-        """torchmeta's splitter picks a class's images by the one seed and orders them by the other."""
-        splitter_seed = derive_seed(self.draw_seed, f"images/{self.meta_split}", episode) % 2**32
-        self.dataset_transform.random_state_seed = splitter_seed
-        self.dataset_transform.seed(splitter_seed)
+    def _images(self, number: int, classes: list[int]) -> tuple[list[int], list[int]]:
+        """The numbers of support and of query images, class by class.
 
-    def _classes(self, episode: int) -> list[int]:
-        draws = numpy_generator(self.draw_seed, f"classes/{self.meta_split}", episode)
-        return draws.choice(len(self.dataset), self.num_classes_per_task, replace=False).tolist()
-
-    def class_names(self, episode: int) -> list[str]:
-        """What the labels 0, 1, ... of an episode are; a rotated class has the upright one's name."""
-        return [class_name(self.dataset, number) for number in self._classes(episode)]
-
-    def _copy_categorical(self, transform: Categorical) -> Categorical:
-        """Labels by position: the classes come in random order, and torchmeta would ask torch's global generator."""
-        labels = super()._copy_categorical(transform)
-        labels._labels = list(range(self.num_classes_per_task))
-        return labels
-
-    def __getstate__(self) -> dict:
-        """An open HDF5 file does not travel to another process; it is opened there when first read."""
-        return {**self.__dict__, "dataset": _without_open_file(self.dataset)}
-
-
-class _ClassSize(torchmeta.utils.data.Dataset):
-    """What torchmeta's splitter needs of a class: its index and the number of its images."""
-
-    def __init__(self, index: int, size: int):
-        super().__init__(index)
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
+        A class's images are picked by a generator of its own, and put in order by one that the classes share.
+        """
+        seed = derive_seed(self.seed, f"images/{self.size.split}", number) % 2**32
+        order, drawn = np.random.RandomState(seed), ([], [])
+        for index in classes:
+            own = np.random.RandomState((hash(tuple(classes)) + hash(index) + seed) % 2**32)
+            picked = own.permutation(self.source.count(index))[: self.shots + self.queries]
+            for part, numbers in zip(drawn, (picked[: self.shots], picked[self.shots :]), strict=True):
+                order.shuffle(numbers)
+                part += numbers.tolist()
+        return drawn
 
 
 class _Episodes(torch.utils.data.Dataset):
@@ -287,18 +209,6 @@ class _Episodes(torch.utils.data.Dataset):
             return self.tasks.load(number)
         except InputError as error:
             return error  # raised in a worker, it would arrive with the worker's traceback as its text
-
-
-def _without_open_file(class_dataset: ClassDataset) -> ClassDataset:
-    class_dataset = copy.copy(class_dataset)
-    class_dataset._data = class_dataset._data_file = None
-    return class_dataset
-
-
-def _open_own_file(worker: int) -> None:
-    """Runs in each worker: a file opened before the fork would be shared with the parent."""
-    tasks = get_worker_info().dataset.tasks
-    tasks.dataset = _without_open_file(tasks.dataset)
 
 
 def main() -> None:
@@ -318,6 +228,8 @@ def main() -> None:
     )
     parser.add_argument("--data_path", type=folder, default=Path("data"), metavar="DIR", help="where the data go")
     args = parser.parse_args()
+
+    from utils.data.prepare import prepare  # h5py and torchvision, which --help does without
 
     place = args.data_path / args.prepare
     found = prepare(args.prepare, args.source, args.data_path)

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from models.batch_norm import channel_means, normalisation_gradient
+from models.given_gradient import backward
 from models.search_cell import Mixture, Run, convolve_states
 from models.supernet import STEM, Supernet, pooled
 
@@ -110,7 +111,7 @@ class _Pass:
         with torch.no_grad(), self.supernet.tracking.paused():
             self._backward(features.grad)
         for cell_type in self.mixed & self.coefficient_gradients.keys():
-            self.mixtures[cell_type].coefficients.backward(self.coefficient_gradients[cell_type])
+            backward([self.mixtures[cell_type].coefficients], [self.coefficient_gradients[cell_type]])
         return loss.detach()
 
     def _backward(self, feature_gradient: torch.Tensor) -> None:
@@ -181,7 +182,7 @@ class _Pass:
                 x = self._stem_state(index) if layer == STEM else self.nodes[layer][index].detach().requires_grad_()
                 activated = F.relu(x)
                 outputs = [reader.convolve(activated, index) for reader in inputs]
-            torch.autograd.backward(outputs, arriving, inputs=parameters if layer == STEM else [x, *parameters])
+            backward(outputs, arriving, inputs=parameters if layer == STEM else [x, *parameters])
             if layer > STEM:
                 gradients.append(x.grad.contiguous(memory_format=torch.channels_last))
         for cell, side in readers:
@@ -282,5 +283,5 @@ class _Pass:
             of_body = arriving * weight
         else:
             of_body = normalisation_gradient(arriving, output, scale * weight, norm.training, mean, along)
-        body.backward(of_body, inputs=[x, *parameters] if x.requires_grad else parameters)
+        backward([body], [of_body], inputs=[x, *parameters] if x.requires_grad else parameters)
         return x.grad

@@ -3,6 +3,8 @@
 import torch
 from torch.optim.adam import adam
 
+from utils.optimizers import without_dynamo
+
 Tensors = list[torch.Tensor]
 
 
@@ -40,6 +42,7 @@ class MomentumFreeAdam(torch.optim.Optimizer):
     def __init__(self, params, lr: float, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0):
         # With "fused", load_state_dict brings a step count to its parameter's device, where the fused kernel wants it.
         defaults = {"lr": lr, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "fused": True}
+        without_dynamo()
         super().__init__(params, defaults)
 
     @torch.no_grad()

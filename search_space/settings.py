@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from search_space.normalizers import Normalizer
 
-# The network that classifies when a task has been adapted to: what the genotype names alone, or all that is mixed.
-FOUND, RELAXED = NETWORKS = ("found", "relaxed")
+# The network that classifies when a task has been adapted to: what the genotype names alone, or all that is mixed;
+# AUTO: see search_space/task_network.py.
+AUTO, FOUND, RELAXED = NETWORKS = ("auto", "found", "relaxed")
 # How a backward pass is taken, the fastest first. ORDINARY: one pass over everything that autograd kept; the other two:
 # step by step, see models/step_by_step.py.
 ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
@@ -94,3 +95,28 @@ class PretrainingSettings:
     lr: float
     random_architectures: bool
     dense: bool = False
+
+
+@dataclass(frozen=True)
+class DecidingSettings:
+    """How the meta-cell is trained to decide, see search_space/deciding/training.py.
+
+    epochs: passes over the images. free, search: the shares of the steps of the first two phases.
+    batch_size: images of a step. micro_batch: those that BN sees at most, but for paths in a whole batch.
+    lr: AdamW's largest, of the weights. alpha_lr: Adam's, of alpha and beta.
+    work: the share of the supernet's multiply-accumulates that a path may take on average at the search's end; it
+        comes down to it from ``slack`` more. work_weight: of what is beyond it, in the loss.
+    gap: the least distance, after the search, of a row's largest value to the next: at T_MIN the others are pruned.
+    """
+
+    epochs: int
+    batch_size: int
+    micro_batch: int
+    lr: float
+    work: float
+    free: float = 0.2
+    search: float = 0.2
+    alpha_lr: float = 0.01
+    slack: float = 0.05
+    work_weight: float = 20.0
+    gap: float = 0.7

@@ -118,7 +118,7 @@ def start(monkeypatch, trained) -> Start:
     """What a task of three ways starts from, with the meta-cell's way to adapt."""
     monkeypatch.setattr(sys, "argv", f"onnas.py --meta_cell {trained / 'meta_cell.pt'} --support x".split())
     meta_cell = load_meta_cell(trained / "meta_cell.pt")
-    settings = parse_onnas_flags("", {}).completed(meta_cell.trained_on.adaptation).search_settings()
+    settings = parse_onnas_flags("-").completed(meta_cell.trained_on.adaptation).search_settings()
     return Start(meta_cell, SearchNetwork.build(meta_cell.settings, 3, 21), settings, 21)
 
 

@@ -11,6 +11,8 @@ from tests.conftest import rows, write_omniglot
 
 FLAGS = ("--dataset", "omniglot", "--meta_epochs", 1, "--warm_up_epochs", 1, "--eval_freq", 1)
 FLAGS += ("--pretrain_epochs", 3, "--pretrain_batch_size", 100, "--pretrain_micro_batch", 30, "--pretrain_random", 1)
+DECIDING = ("--dataset", "omniglot", "--meta_epochs", 0, "--pretrain_epochs", 3, "--pretrain_batch_size", 60)
+DECIDING += ("--pretrain_micro_batch", 16, "--decide", 1)
 TIMES = ("seconds", "images_per_second", "tasks_per_second")
 
 
@@ -88,7 +90,7 @@ def test_other_settings_are_not_resumed(scripts, data, pretrained, tmp_path):
     assert "--pretrain_lr was 0.003, not 0.1" in finished.complaint()
 
 
-@pytest.mark.parametrize("spoil", [lambda state: state.pop("optimizer"), lambda state: state["supernet"].popitem()])
+@pytest.mark.parametrize("spoil", [lambda state: state.pop("optimizers"), lambda state: state["supernet"].popitem()])
 def test_a_checkpoint_of_something_else_is_refused(scripts, data, pretrained, tmp_path, spoil):
     path = shutil.copytree(pretrained, tmp_path / "run")
     state = torch.load(path / "pretraining.pt", weights_only=True)
@@ -103,3 +105,50 @@ def test_a_checkpoint_of_something_else_is_refused(scripts, data, pretrained, tm
 def test_partial_channels_are_refused(scripts, data, tmp_path):
     finished = scripts.tfml(tmp_path / "run", *FLAGS, "--data_path", data, "--partial_channels", 2)
     assert "--pretrain_epochs" in finished.complaint()
+
+
+@pytest.fixture(scope="module")
+def decided(scripts, data, tmp_path_factory):
+    """The folder of an uninterrupted run that decides. Not to be written to."""
+    path = tmp_path_factory.mktemp("decided") / "run"
+    scripts.tfml(path, *DECIDING, "--data_path", data).succeeded()
+    return path
+
+
+def test_a_run_that_decides_leaves_an_architecture_of_clear_choices(decided):
+    assert [row["epoch"] for row in rows(decided / "pretraining.jsonl")] == [0, 1, 2]
+    values = torch.load(decided / "meta_cell.pt", weights_only=True)
+    for row in values["architecture"].values():
+        if len(row) > 1:
+            first, second = row.topk(2).values
+            assert first - second > 0.69
+    assert not any(tensor.any() for tensor in values["head"].values())
+
+
+def test_one_that_decides_goes_on_after_it_was_killed(scripts, data, decided, tmp_path):
+    path = tmp_path / "run"
+    for die_at in (6, 12):
+        finished = scripts.tfml(path, *DECIDING, "--data_path", data, "--resume", die_at=die_at)
+        assert finished.status == -signal.SIGKILL, finished.stderr
+    scripts.tfml(path, *DECIDING, "--data_path", data, "--resume").succeeded()
+    assert_same_run(path, decided)
+
+
+def test_it_decides_the_same_on_two_processes(scripts, data, decided, tmp_path):
+    flags = scripts.tfml_flags(tmp_path / "run", *DECIDING, "--data_path", data)
+    for finished in scripts.wait_for_each(*scripts.start_ranks(2, "tfml.py", *flags)):
+        finished.succeeded()
+    assert_same_run(tmp_path / "run", decided)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--pretrain_epochs", 0), "--pretrain_epochs 1 or more"),
+        (("--pretrain_random", 1), "--decide 1 knows 0 only"),
+        (("--pretrain_batch_size", 6), "--decide 1 needs 8 images"),
+        (("--decide", 0, "--decide_work", 0.5), "--decide_work: goes with --decide 1"),
+    ],
+)
+def test_what_deciding_does_not_go_with_is_refused(scripts, data, tmp_path, flags, told):
+    assert told in scripts.tfml(tmp_path / "run", *DECIDING, "--data_path", data, *flags).complaint()

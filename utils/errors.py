@@ -25,7 +25,11 @@ class BudgetError(InputError):
 
     def __init__(self, budget_mib: float, work: str, least_mib: float, remedy: str = ""):
         self.least_mib = math.ceil(10 * least_mib) / 10
-        super().__init__(
+        super().__init__(budget_mib, work, least_mib, remedy)  # what another process makes it of again
+
+    def __str__(self) -> str:
+        budget_mib, work, _, remedy = self.args
+        return (
             f"--memory_budget {budget_mib:g} MiB is too little {work}: the smallest that would do is "
             f"{self.least_mib:g} MiB{remedy}."
         )

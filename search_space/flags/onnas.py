@@ -22,8 +22,11 @@ from search_space.flags.shared import (
     refuse_rising_temperature,
 )
 from search_space.methods import METHODS, method_flags, settings_of
-from search_space.settings import FASTEST, FOUND, LEANEST, NETWORKS, ORDINARY, RELAXED, Schedule, SearchSettings
+from search_space.settings import FASTEST, FOUND, LEANEST, NETWORKS, ORDINARY, Schedule, SearchSettings
+from utils.data.names import FEW_SHOT_SETS, FULL_TASK_SETS
 from utils.run.cli import ArgumentParser, place, real, switch, whole
+
+DATASETS = {FEW_SHOT: FEW_SHOT_SETS, FULL: FULL_TASK_SETS}
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,11 @@ class SearchFlags(Section):
     batch_size: int = flag(whole(2, IMAGES), "images of a batch (default: the preset's, for a full task 64)")
     export_network: str | None = flag(
         str,
-        "small tasks: what --export writes, and what classifies your own images (default: found where --found_epochs "
-        "trains it, else relaxed)",
+        "small tasks: what --export writes, and what classifies your own images; auto: found, unless relaxed has more "
+        "of the support images right or the search has not decided (default: auto)",
         choices=NETWORKS,
         only=SMALL_TASKS,
     )
-
-    def network(self, adaptation: AdaptationFlags) -> str:
-        """Which network classifies."""
-        return self.export_network or (FOUND if adaptation.found_epochs else RELAXED)
 
 
 @dataclass(frozen=True)
@@ -219,14 +218,14 @@ class OnnasFlags(Flags):
         return build(OnnasFlags, values)
 
 
-def parse_onnas_flags(description: str, datasets: dict[str, tuple[str, ...]]) -> OnnasFlags:
+def parse_onnas_flags(documentation: str) -> OnnasFlags:
     """Reads the command line.
 
     Args:
-        datasets: for each kind of task the names of its data sets.
+        documentation: of the script, whose first line --help shows.
     """
-    parser = ArgumentParser(prog="onnas.py", description=description)
-    every = tuple(dict.fromkeys(name for names in datasets.values() for name in names))
+    parser = ArgumentParser(prog="onnas.py", description=documentation.splitlines()[0])
+    every = tuple(dict.fromkeys(name for names in DATASETS.values() for name in names))
     says = "where the images are from (default: omniglot, for a full task cifar10)"
     own = {"path": {"default": Path("runs/onnas")}, "dataset": {"choices": every, "help": says}}
     values = parse(parser, OnnasFlags, own)
@@ -240,8 +239,8 @@ def parse_onnas_flags(description: str, datasets: dict[str, tuple[str, ...]]) ->
         return build(OnnasFlags, values)
     task = values["task"]
     fill_in(values, {"dataset": "omniglot" if task == FEW_SHOT else "cifar10"})
-    if values["dataset"] not in datasets[task]:
-        known = ", ".join(datasets[task])
+    if values["dataset"] not in DATASETS[task]:
+        known = ", ".join(DATASETS[task])
         parser.error(f"argument --dataset: --task {task} knows {known}, not {values['dataset']}")
     if task == FEW_SHOT:
         refuse_other_size(parser, values)
@@ -279,6 +278,8 @@ def _refuse_disagreement(parser: ArgumentParser, values: dict[str, Any]) -> None
         parser.error("argument --unrolled: 1 goes with --search darts")
     if values["partial_channels"] and search != "pcdarts":
         parser.error("argument --partial_channels: goes with --search pcdarts")
+    if values["export_network"] == FOUND and search == "pcdarts":
+        parser.error("argument --export_network: --search pcdarts has no found network of a few images' task")
     if values["step_by_step"] and search == "pcdarts":
         parser.error("argument --step_by_step: --search pcdarts knows 0 only")
     if values["schedule"] and not values["step_by_step"]:

@@ -68,6 +68,15 @@ class RunFlags(Section):
     device: str = flag(str, "auto: a GPU where there is one", "auto", choices=DEVICES, changes=True)
     tf32: int = flag(switch, "1: a GPU rounds what it multiplies to TF32, 11 of float32's 24 bits", 0)
     resume: bool = flag(bool, "go on with the run in --path, if there is one", changes=True)
+    report: int = flag(
+        switch,
+        "1: writes report.html, of a full task genotype.png too: needs Jinja2 and Matplotlib",
+        1,
+        changes=True,
+    )
+    tensorboard: int = flag(
+        switch, "1: writes events into tb/: needs TensorBoard and Matplotlib, 150 MiB of memory", 1, changes=True
+    )
 
 
 @dataclass(frozen=True)

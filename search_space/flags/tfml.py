@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from search_space.flags.declare import Flags, Section, build, flag, parse
 from search_space.flags.shared import (
@@ -16,10 +17,12 @@ from search_space.flags.shared import (
     refuse_other_size,
     refuse_rising_temperature,
 )
-from search_space.settings import PretrainingSettings, SearchSettings
+from search_space.settings import DecidingSettings, PretrainingSettings, SearchSettings
+from utils.data.names import FEW_SHOT_SETS, INPUT_SHAPES
 from utils.run.cli import ArgumentParser, place, real, switch, whole
 
 NOT_OF_ADAPTING = ("hp_setting", "transductive")
+SMALLEST_DECIDING = 8  # images of a batch: two classes
 SMALL_IMAGE = 32  # pixels: of larger images a task by itself fills the caches, and takes gigabytes
 
 
@@ -70,15 +73,28 @@ class MetaTrainingFlags(Section):
 
 @dataclass(frozen=True)
 class PretrainingFlags(Section):
-    title = "pre-training, before meta-training: all its classes in one head"
+    title = "pre-training, before meta-training, to tell all its classes apart"
     pretrain_epochs: int = flag(whole(0, EPOCHS), "passes over the images of the training classes", 0)
     pretrain_batch_size: int = flag(whole(2, IMAGES), "images of a step", 128)
     pretrain_micro_batch: int = flag(
-        whole(2, IMAGES), "images whose gradient is taken at a time: fewer need less memory", 32
+        whole(2, IMAGES),
+        "images whose gradient is taken at a time: fewer need less memory; --decide 1 takes up to a whole batch where "
+        "one candidate an edge is run",
+        32,
     )
     pretrain_lr: float = flag(real(0, LR), "AdamW's largest; it falls to 0 by a cosine", 0.003)
     pretrain_random: int = flag(
         switch, "1: half of each batch goes through random architectures, so that candidates work alone too", 0
+    )
+
+    decide: int = flag(
+        switch,
+        "1: alpha and beta are trained, too, until they decide: first random paths, then a search within "
+        "--decide_work, then the network that it found",
+        0,
+    )
+    decide_work: float = flag(
+        real(0.01, 1), "share of the supernet's multiply-accumulates that the network found may take", 0.19
     )
 
     def settings(self, dense: bool) -> PretrainingSettings:
@@ -89,6 +105,15 @@ class PretrainingFlags(Section):
             lr=self.pretrain_lr,
             random_architectures=bool(self.pretrain_random),
             dense=dense,
+        )
+
+    def deciding(self) -> DecidingSettings:
+        return DecidingSettings(
+            epochs=self.pretrain_epochs,
+            batch_size=self.pretrain_batch_size,
+            micro_batch=self.pretrain_micro_batch,
+            lr=self.pretrain_lr,
+            work=self.decide_work,
         )
 
 
@@ -154,19 +179,19 @@ class TfmlFlags(Flags):
         return super().may_change() - (set() if self.training.meta_lr_decay == "none" else {"meta_epochs"})
 
 
-def parse_tfml_flags(description: str, shapes: dict[str, tuple[int, int, int] | None]) -> TfmlFlags:
+def parse_tfml_flags(documentation: str) -> TfmlFlags:
     """Reads the command line.
 
     Args:
-        shapes: (C, H, W) of each data set's images, None for a folder of images.
+        documentation: of the script, whose first line --help shows.
     """
-    parser = ArgumentParser(prog="tfml.py", description=description)
-    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": tuple(shapes), "default": "omniglot"}}
+    parser = ArgumentParser(prog="tfml.py", description=documentation.splitlines()[0])
+    own = {"path": {"default": Path("runs/tfml")}, "dataset": {"choices": FEW_SHOT_SETS, "default": "omniglot"}}
     values = parse(parser, TfmlFlags, own)
     refuse_rising_temperature(parser, values)
     refuse_other_size(parser, values)
     fill_in(values, preset(values["hp_setting"], values["dataset"], values["k"]))
-    shape = shapes[values["dataset"]]
+    shape = INPUT_SHAPES.get(values["dataset"])  # a folder of images has its own
     small = (max(shape[1:]) if shape else values["input_size"] or SMALL_IMAGE + 1) <= SMALL_IMAGE
     reductions = [layer for layer in (1, 3) if layer < values["layers"]]
     fill_in(values, {"tasks_at_once": 5 if small else 1, "reduction_layers": reductions})
@@ -178,4 +203,19 @@ def parse_tfml_flags(description: str, shapes: dict[str, tuple[int, int, int] | 
         )
     if values["pretrain_epochs"] and values["partial_channels"] > 1:
         parser.error("argument --pretrain_epochs: a pre-training is of all channels, with --partial_channels 1.")
+    _refuse_deciding(parser, values)
     return build(TfmlFlags, values)
+
+
+def _refuse_deciding(parser: ArgumentParser, values: dict[str, Any]) -> None:
+    """Refuses what --decide has no use for, and it where there is nothing to decide in."""
+    if not values["decide"]:
+        if "decide_work" in parser.given():
+            parser.error("argument --decide_work: goes with --decide 1")
+        return
+    if not values["pretrain_epochs"]:
+        parser.error("argument --decide: 1 is a kind of pre-training: it goes with --pretrain_epochs 1 or more")
+    if values["pretrain_random"]:
+        parser.error("argument --pretrain_random: --decide 1 knows 0 only, it runs single paths")
+    if values["pretrain_batch_size"] < SMALLEST_DECIDING:
+        parser.error(f"argument --pretrain_batch_size: --decide 1 needs {SMALLEST_DECIDING} images, of two classes")

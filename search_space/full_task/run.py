@@ -11,7 +11,7 @@ import torch
 
 from models.derived_network import DerivedNetwork
 from models.textbook_norm import count_macs
-from search_space.board.board import FullTaskBoard
+from search_space.board.opening import open_events, open_full_task_board
 from search_space.flags.onnas import OnnasFlags
 from search_space.full_task.derived_training import DerivedTraining
 from search_space.full_task.epochs import Epochs
@@ -24,7 +24,6 @@ from utils.data.full_task_data import FullTask
 from utils.data.image_batches import image_batches
 from utils.errors import InputError
 from utils.memory import PeakMemory
-from utils.pictures.event_log import EventLog
 from utils.results.confusion import judge
 from utils.results.examples import CLASSES, SHOTS, example_of
 from utils.results.row_log import RowLog
@@ -50,7 +49,8 @@ def run_search(
         return half("weights", halves[0], epoch), half("architecture", halves[1], epoch), steps
 
     steps = min(len(half("weights", indices, 0)) for indices in halves)
-    board, best = FullTaskBoard(path / "tb" / "search", search, epochs.first, steps), path / "searched.pt"
+    board = open_full_task_board(flags.run.tensorboard, path / "tb" / "search", search, epochs.first, steps)
+    best = path / "searched.pt"
 
     def on_epoch(row: SearchEpochRow) -> None:
         board.add_epoch(row)
@@ -87,7 +87,8 @@ def train_derived(flags: OnnasFlags, data: FullTask, derived: DerivedNetwork) ->
     schedule, images = trainer.settings.schedule, range(len(data.train))
     log, checkpoint = path / "derived.jsonl", path / "derived_checkpoint.pt"
     epochs = Epochs(trainer, checkpoint, log, DerivedEpochRow, flags.derived.derived_epochs)
-    events, cutout = EventLog(path / "tb" / "derived", epochs.first), flags.derived.cutout
+    events = open_events(flags.run.tensorboard, path / "tb" / "derived", epochs.first)
+    cutout = flags.derived.cutout
 
     def batches(epoch: int) -> tuple:
         drawn = {"epoch_order": (flags.run.seed, "derived", epoch), "augment": True, "cutout": cutout}

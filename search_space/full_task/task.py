@@ -16,12 +16,11 @@ from search_space.resume import checked_values
 from utils.data.full_task_data import FullTask, load_full_task, stratified_halves, warning_of_few_images
 from utils.data.image_batches import ImageSet, image_batches
 from utils.draws import derive_seed
-from utils.pictures.cells import cells_of, draw_genotype
-from utils.report.page import write_report
 from utils.results.exports import exports_text
 from utils.results.schema import FullTaskResults, write_results
 from utils.run.device import device_name
 from utils.run.files import file_digest
+from utils.run.report import draw_genotype, make_report
 from utils.run.run_directory import open_run
 
 EXPORT_IMAGES = 200  # at most: INT8 takes its ranges of values from so many, as many test the files
@@ -59,7 +58,8 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         del search
     save_genotype(genotype, path / "genotype.json")
     save_genotype(genotype, path / "genotype.txt")
-    draw_genotype(cells_of(genotype.as_dict()), path / "genotype.png")
+    if flags.run.report:
+        draw_genotype(genotype.as_dict(), path / "genotype.png")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(flags.run.seed, "derived initial weights"))
         derived = DerivedNetwork(derived_settings(flags, plan.network, genotype), len(data.classes)).to(device)
@@ -79,7 +79,8 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         **trained,
     )
     write_results(path / "results.json", results)
-    write_report(path)
+    if flags.run.report:
+        make_report(path)
     if flags.derived.export is not None:
         print("Exporting the network, up to a minute ...", flush=True)
         exports = export_and_measure(

@@ -4,15 +4,18 @@ A training step is run on tensors without storage (PyTorch's FakeTensorMode), un
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.derived_network import DerivedNetwork, DerivedSettings
 from search_space.batches import micro_batches
 from search_space.full_task.derived_training import DerivedTraining, TrainingSettings
 from search_space.memory.size import Shape
 from utils.memory import MIB, LiveTensorBytes
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ def heaviest(trained: Trained, primitives: tuple[str, ...], training: TrainingSe
     return max(every, key=lambda network: predict_training_mib(network, training))
 
 
-def _without_storage(settings: DerivedSettings, ways: int) -> tuple[DerivedNetwork, FakeTensorMode]:
+def _without_storage(settings: DerivedSettings, ways: int) -> tuple[DerivedNetwork, "FakeTensorMode"]:
     """A network and the mode that it runs in."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # 60 MiB, for a process that plans
+
     with torch.device("meta"):
         network = DerivedNetwork(settings, ways)
     storageless = FakeTensorMode(allow_non_fake_inputs=True)

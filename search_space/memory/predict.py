@@ -5,10 +5,10 @@ A step is run on tensors without storage (PyTorch's FakeTensorMode), under the s
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.search_cell import Mixture
 from models.supernet import Supernet, SupernetSettings
@@ -22,6 +22,9 @@ from search_space.settings import Schedule, SearchSettings
 from search_space.task_search import TaskSearch
 from utils.draws import Draws
 from utils.memory import MIB, LiveTensorBytes
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
 MOST_CHOICES = 100  # that are drawn to find a heavy one
 
@@ -70,6 +73,8 @@ class _PlannedSearch(TaskSearch):
 
 def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> Prediction:
     """The peaks of one task: the heaviest step that it is likely to have, and its testing."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # 60 MiB, for a process that plans
+
     searched = SearchNetwork.build(network, task.ways, seed=0)
     drawn = [
         searched.architecture.mixtures(settings.normalizer.annealed(0, 1), 0.0, choice)
@@ -204,7 +209,7 @@ def _trained_parameters(supernet: Supernet, mixtures: dict[str, Mixture]) -> set
     return names
 
 
-def _take_storage(module: nn.Module, storageless: FakeTensorMode) -> None:
+def _take_storage(module: nn.Module, storageless: "FakeTensorMode") -> None:
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             setattr(part, name, nn.Parameter(storageless.from_tensor(parameter.detach())))

@@ -10,11 +10,10 @@ from statistics import fmean, median
 
 import torch
 
-from models.pruned_network import PrunedNetwork
 from search_space.batches import batches
 from search_space.evaluation import TEST_TASK, Start
 from search_space.exporting import export_task_network
-from search_space.task_network import task_network
+from search_space.task_network import TaskNetwork, task_network
 from utils.data.own_task import OwnTask
 from utils.memory import PeakMemory
 from utils.results.confusion import judge
@@ -29,7 +28,7 @@ Fold = tuple[list[int], list[int]]  # indices of images: to adapt to, to test on
 class Adapted:
     """What adapting left, and its figures under the keys of results.json."""
 
-    network: PrunedNetwork
+    chosen: TaskNetwork
     figures: dict
 
 
@@ -67,7 +66,7 @@ def adapt(
         "genotype": start.network.genotype().as_dict(),
     }
     search.refuse_divergence("the search")
-    return Adapted(task_network(search, images, which), figures)
+    return Adapted(task_network(search, images, labels, which), figures)
 
 
 @torch.no_grad()
@@ -86,7 +85,7 @@ def judge_folds(
     labels, predictions, exports = [], [], []
     for number, (rest, left_out) in enumerate(folds, start=1):
         with torch.enable_grad():
-            network = adapt(start, which, number, task, False, rest).network.eval()
+            network = adapt(start, which, number, task, False, rest).chosen.network.eval()
         images = task.images[left_out]
         labels += task.labels[left_out].tolist()
         predictions += [network(image[None].to(start.network.device)).argmax().item() for image in images]

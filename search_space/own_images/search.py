@@ -18,13 +18,14 @@ from search_space.own_images.adapting import adapt, judge_folds
 from search_space.own_images.files import classify_files, query_images
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
-from search_space.settings import SearchSettings
+from search_space.settings import AUTO, SearchSettings
 from utils.data.own_task import OwnTask, Queries, list_queries, load_own_task, stratified_folds
 from utils.results.confusion import judged_text
 from utils.results.exports import ExportedFile, exports_text
 from utils.results.schema import OwnResults, write_results
 from utils.run.device import device_name
 from utils.run.files import file_digest
+from utils.run.report import make_report
 from utils.run.run_directory import open_run
 
 
@@ -57,10 +58,12 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
     # Adapt to all images, and keep the network; then without each part in turn.
     network = SearchNetwork.build(plan.network, len(task.class_names), seed, device)
     start = Start(plan.meta_cell, network, plan.settings, seed)
-    which = flags.search.network(flags.adaptation)
-    done = adapt(start, which, 0, task, measure=True)
+    done = adapt(start, flags.search.export_network or AUTO, 0, task, measure=True)
+    which, _, why = done.chosen
+    if why is not None:
+        print(why)
     origin = {"search": flags.search.search, "network": which, "meta_cell (SHA-256)": file_digest(flags.kind.meta_cell)}
-    adapted = AdaptedNetwork(done.network, task.class_names, task.preparation, origin)
+    adapted = AdaptedNetwork(done.chosen.network, task.class_names, task.preparation, origin)
     adapted.save(path / "adapted.pt")
     labelled = queries is not None and any(query.label is not None for query in queries.files)
     judged, of_folds = (
@@ -90,9 +93,10 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
         exports = export_adapted(adapted, task, queries, flags, of_folds)
         print(exports_text(exports))
         write_results(path / "results.json", replace(results, exports=exports))
-    from utils.report.page import write_report  # Matplotlib, whose memory the search did without
-
-    print(f"{write_report(path)} shows it; more images: python onnas.py --adapted {path / 'adapted.pt'} --query DIR")
+    shown = f"{path / 'report.html'} shows it; " if flags.run.report else ""
+    if flags.run.report:
+        make_report(path)
+    print(f"{shown}more images: python onnas.py --adapted {path / 'adapted.pt'} --query DIR")
 
 
 def plan_own_images(flags: OnnasFlags) -> OwnPlan:

@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from search_space.pretraining.training import Pretraining
+from search_space.board.opening import open_events
+from search_space.pretraining.tied_training import TiedTraining
 from utils.errors import InputError
-from utils.pictures.event_log import EventLog
 from utils.results.row_log import RowLog
 from utils.results.schema import PretrainingRow
 from utils.run.files import read_tensors, write_tensors
@@ -16,7 +16,7 @@ CHECKPOINT, LOG = "pretraining.pt", "pretraining.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 60
 
 
-def pretrain(training: Pretraining, ranks: Ranks, path: Path, name: str) -> None:
+def pretrain(training: TiedTraining, ranks: Ranks, path: Path, name: str, tensorboard: int = 1) -> None:
     """Takes the steps that are left of a run in the folder ``path``; the first process writes.
 
     Raises:
@@ -26,7 +26,7 @@ def pretrain(training: Pretraining, ranks: Ranks, path: Path, name: str) -> None
     first, epochs = training.step, training.step // training.steps_per_epoch
     if ranks.is_first:
         log = RowLog(path / LOG, PretrainingRow, before=epochs)
-        events = EventLog(path / "tb" / "pretraining", epochs)
+        events = open_events(tensorboard, path / "tb" / "pretraining", epochs)
     started = saved = time.perf_counter()
     progress = progress_bar(range(first, training.steps), name, "step", first, training.steps, ranks.is_first)
     for step in progress:
@@ -54,7 +54,7 @@ def pretrain(training: Pretraining, ranks: Ranks, path: Path, name: str) -> None
             saved = time.perf_counter()
 
 
-def load_pretraining(training: Pretraining, ranks: Ranks, checkpoint: Path) -> None:
+def load_pretraining(training: TiedTraining, ranks: Ranks, checkpoint: Path) -> None:
     """Loads a checkpoint into every process, if the first one has it.
 
     Raises:

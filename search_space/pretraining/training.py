@@ -1,32 +1,26 @@
 """Supervised pre-training of the meta-cell, before meta-training: one head tells all its classes apart.
 
-The cells are tied: a weight moves by the mean of the gradients of the places that own it, which is the second fold,
-with the mean, at every step. Alpha and beta stay as they are. Half of each batch may go through random architectures
+Alpha and beta stay as they are. Half of each batch may go through random architectures
 instead of the whole mixture, so that a candidate learns to work without the others: the mixtures of a Gumbel softmax
 whose temperature falls until one candidate of an edge, and one pair of a node, is left.
-
-Every draw depends on (seed, what it is for, step): a run that was stopped goes on to the same weights.
 """
 
 import math
-from dataclasses import replace
 
 import torch
 from torch.nn import functional as F
 
 from models.dense_supernet import DenseSupernet
-from models.meta_cell import MetaCell
 from models.search_cell import Mixture
 from models.step_by_step import MicroBatch, step_by_step_backward
-from models.tied_cells import TiedCells
 from search_space.architecture import EVERYTHING, Choice
 from search_space.normalizers import AnnealedNormalizer
+from search_space.pretraining.tied_training import TiedTraining
 from search_space.search_network import SearchNetwork
 from search_space.settings import PretrainingSettings
 from utils.data.labelled_images import LabelledImages
 from utils.data.views import Views
 from utils.draws import torch_generator
-from utils.errors import InputError
 from utils.run.ranks import Ranks
 
 BETAS, WEIGHT_DECAY = (0.9, 0.99), 0.03  # of AdamW
@@ -36,39 +30,20 @@ WARM_UP = 0.02  # share of the steps over which the learning rate rises
 SHARPENING, T_MAX, T_MIN, PRUNE_THRESHOLD = 0.6, 5.0, 0.1, 0.01
 
 
-class Pretraining:
-    """Trains a network whose head has a class for each of the images' classes; it is changed in place.
-
-    Args:
-        views: how an image is varied before it is trained on.
-
-    Attributes:
-        step: steps that are done.
-        sums: of the loss and of what was classified rightly, over the steps of the present epoch.
-    """
+class Pretraining(TiedTraining):
+    """Trains a network whose head has a class for each of the images' classes."""
 
     def __init__(
         self, network: SearchNetwork, images: LabelledImages, views: Views, settings: PretrainingSettings, seed: int
     ):
-        self.network, self.images, self.views, self.settings, self.seed = network, images, views, settings, seed
-        self.tied = TiedCells(network.supernet)
+        super().__init__(network, images, views, settings, seed)
         self.dense = DenseSupernet(network.supernet, self.tied) if settings.dense else None
         self.weights = list(network.supernet.parameters())
         decayed = [weight for weight in self.weights if weight.dim() > 1]
         others = [weight for weight in self.weights if weight.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, settings.lr, BETAS)
-        self.step = 0
-        self.sums = [0.0, 0.0]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """What does not fill a last batch is left out; the next epoch draws another order."""
-        return max(1, len(self.images.training) // self.settings.batch_size)
-
-    @property
-    def steps(self) -> int:
-        return self.settings.epochs * self.steps_per_epoch
+        self.optimizers = (self.optimizer,)
 
     def lr(self) -> float:
         """The learning rate of the next step: a rise, then half a cosine down to 0."""
@@ -76,34 +51,20 @@ class Pretraining:
         return self.settings.lr * min(1.0, (share + 1 / self.steps) / WARM_UP) * (1 + math.cos(math.pi * share)) / 2
 
     def advance(self, ranks: Ranks) -> tuple[float, float]:
-        """One step on one batch, its micro-batches shared among the processes.
-
-        Returns:
-            The batch's mean loss, and the share of it that was classified rightly.
-
-        Raises:
-            InputError: the loss is not finite any more.
-        """
+        """See :meth:`TiedTraining.advance`."""
         batch = self.batch()
         parts = [(number, len(rows) / len(batch), rows) for number, rows in enumerate(self._micro_batches(batch))]
         gradients, figures = zip(*ranks.gather(self._gradient, parts), strict=True)
         loss, right = torch.stack(figures).sum(0).tolist()
-        if not math.isfinite(loss):
-            raise InputError(f"step {self.step} of the pre-training diverged: --pretrain_lr is too large.")
+        self.refuse_divergence(loss)
         # In one order, however many processes there are: so the sum is the same to the last bit.
         self._put_gradient(torch.stack(gradients).sum(0))
         self.tied.average_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr()
         self.optimizer.step()
-        before = self.sums if self.step % self.steps_per_epoch else (0.0, 0.0)
-        self.sums = [before[0] + loss, before[1] + right]
-        self.step += 1
+        self.count_step(loss, right)
         return loss, right
-
-    def epoch_means(self) -> list[float]:
-        """Of the loss, and of what was classified rightly, over the steps of the last epoch."""
-        return [total / self.steps_per_epoch for total in self.sums]
 
     def batch(self) -> torch.Tensor:
         """The rows of the next step's images; an epoch shows each once at most, in an order of its own."""
@@ -183,24 +144,3 @@ class Pretraining:
             return (logits.argmax(1) == labels).sum().item()
 
         return sum(ranks.gather(right, self._micro_batches(rows[order]))) / len(rows)
-
-    def state(self) -> dict:
-        """All that a run needs to go on: tensors and plain values."""
-        supernet, optimizer = self.network.supernet.state_dict(), self.optimizer.state_dict()
-        return {"step": self.step, "supernet": supernet, "optimizer": optimizer, "sums": self.sums}
-
-    def load(self, state: dict) -> None:
-        """The opposite of :meth:`state`.
-
-        Raises:
-            KeyError, TypeError, ValueError, RuntimeError: it is another network's.
-        """
-        self.network.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.sums = state["step"], state["sums"]
-
-    def meta_cell(self, ways: int, separate: bool) -> MetaCell:
-        """What was trained, for tasks of so many ways: their head starts at zero."""
-        state = self.network.state(separate)
-        head = {name: torch.zeros(ways, *tensor.shape[1:]) for name, tensor in state.head.items()}
-        return replace(state, ways=ways, head=head)

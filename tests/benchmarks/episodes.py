@@ -6,7 +6,9 @@
 meta-epoch does. All is measured in turn, some rounds over; the table gives medians.
 """
 
+import copy
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -19,6 +21,7 @@ from search_space.search_network import SearchNetwork
 from search_space.settings import SearchSettings
 from search_space.task_search import TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episodes, few_shot_tasks
+from utils.data.torchmeta_classes import TorchmetaClasses
 from utils.draws import Draws
 from utils.run.cli import DEVICES, ArgumentParser, folder, run, whole
 from utils.run.device import choose_device
@@ -56,11 +59,10 @@ def main():
     print("| data set | torchmeta, ms a task | here, ms a task | adapting at C = 8, ms a task | loading / adapting |")
     print("| --- | --- | --- | --- | --- |")
     for dataset, (name, (shots, epochs, batch_size)) in product(args.datasets, TASKS.items()):
-        here, torchmeta = (
-            few_shot_tasks(dataset, "train", ways=WAYS, shots=shots, queries=1, seed=21, data_path=args.data_path)
-            for _ in range(2)
-        )
-        torchmeta.images = None
+        here = few_shot_tasks(dataset, "train", ways=WAYS, shots=shots, queries=1, seed=21, data_path=args.data_path)
+        torchmeta = copy.copy(here)
+        if dataset != "synthetic":
+            torchmeta.source = replace(here.source, images=TorchmetaClasses(dataset, "train", args.data_path, True))
         settings = SupernetSettings(INPUT_SHAPES[dataset][0], 8, 2, 3, (0, 1), FEW_SHOT)
         network = SearchNetwork.build(settings, WAYS, seed=21, device=device)
         adaptation = SearchSettings(epochs, 0, batch_size, w_lr=0.005, alpha_lr=0.005)

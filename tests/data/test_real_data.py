@@ -13,13 +13,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from tests.sources import draw
 from tests.test_tfml import assert_same_run
+from tests.torchmeta_tasks import classes_of, through_torchmeta
 from torchmeta_loader import episodes, few_shot_tasks
+from utils.data.class_images import ClassImages
 from utils.data.prepare import prepare
-from utils.data.torchmeta_mend import torchmeta
 
 SPLITS = ("train", "val", "test")
 
@@ -101,13 +102,8 @@ def test_episodes_of_the_real_data_are_those_of_torchmeta_bit_for_bit(dataset, r
     data_path = request.getfixturevalue(dataset)
     for split, shots, queries in (("train", 15, 1), ("val", 5, 15), ("test", 5, 15)):
         tasks = few_shot_tasks(dataset, split, ways=5, shots=shots, queries=queries, seed=21, data_path=data_path)
-        assert tasks.images is not None
-        loader = torchmeta.utils.data.BatchMetaDataLoader(tasks, shuffle=False, sampler=range(5))
-        for expected, episode in zip(loader, episodes(tasks, range(5)), strict=True):
-            here = (episode.support, episode.support_labels, episode.query, episode.query_labels)
-            for tensor, wanted in zip(here, (*expected["support"], *expected["query"]), strict=True):
-                assert tensor.dtype == wanted.dtype
-                assert torch.equal(tensor, wanted[0])
+        assert isinstance(tasks.source.images, ClassImages)
+        assert draw(tasks, range(5)) == through_torchmeta(tasks, range(5), classes_of(dataset, split, data_path))
 
 
 def test_training_on_omniglot_is_the_same_on_two_ranks(scripts, omniglot, tmp_path):

@@ -70,7 +70,7 @@ def open_class_images(
         WriteError: the file is not there and cannot be written.
         InputError: ``decode`` raised it.
     """
-    description = {"format": FORMAT, "source": source, "shape": list(shape), "counts": list(counts)}
+    description = _description(source, counts, shape)
     images = _open(path, description)
     if images is not None:
         return images
@@ -79,6 +79,19 @@ def open_class_images(
         if images is None:
             images = ClassImages(path, counts, _write(path, description, decode))
     return images
+
+
+def stored_class_images(path: Path, source: dict, shape: tuple[int, ...]) -> ClassImages | None:
+    """Maps the file, whatever numbers of images it has; None where it is not there, cut short, stale or another's."""
+    try:
+        counts = json.loads(path.with_suffix(".json").read_text())["counts"]
+        return _open(path, _description(source, counts, shape))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _description(source: dict, counts: Sequence[int], shape: tuple[int, ...]) -> dict:
+    return {"format": FORMAT, "source": source, "shape": list(shape), "counts": list(counts)}
 
 
 def _open(path: Path, description: dict) -> ClassImages | None:

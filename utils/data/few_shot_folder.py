@@ -4,6 +4,7 @@ The images of a split are decoded once, into the hidden folder ``.cache/`` besid
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from utils.data.class_folders import list_classes, visible
 from utils.data.few_shot_split import FewShotSplit, SplitSize, decoded_once
 from utils.data.image_folder import FolderImages, survey
 from utils.data.image_reader import Preparation
-from utils.data.torchmeta_mend import torchmeta
 from utils.draws import numpy_generator
 from utils.errors import InputError
 
@@ -48,8 +48,7 @@ def folder_split(
             f"splits directly in {folder}/<class>/."
         )
     preparation, changes = _survey(splits, input_size, channels)
-    images = [FolderImages(tuple(paths), preparation) for paths in splits[split].values()]
-    classes = FolderClasses(list(splits[split]), images, split)
+    classes = ClassFolders([FolderImages(tuple(paths), preparation) for paths in splits[split].values()])
     counts = [len(paths) for paths in splits[split].values()]
     classes_of = f"{split}_seed{seed}" if notes else split
     name = f"{classes_of}_{'x'.join(map(str, preparation.shape))}"
@@ -57,50 +56,37 @@ def folder_split(
     decoded, trouble = decoded_once(
         folder / ".cache" / f"{name}.npy", source, counts, preparation.shape, classes.decode
     )
-    digest = decoded.digest if decoded else _pixels_digest(classes)
-    size = SplitSize(split, len(counts), sum(counts))
-    content = [classes.labels, counts, digest]
-    said, split_seed = (*notes, *changes, *trouble), seed if notes else None
-    return FewShotSplit(classes, counts, preparation.shape, size, content, decoded, said, split_seed)
+    digest = decoded.digest if decoded else classes.digest()
+    size, labels = SplitSize(split, len(counts), sum(counts)), list(splits[split])
+    content, said, split_seed = [labels, counts, digest], (*notes, *changes, *trouble), seed if notes else None
+    return FewShotSplit(labels, counts, preparation.shape, size, decoded or classes, content, said, split_seed)
 
 
-class FolderClasses(torchmeta.utils.data.ClassDataset):
-    """Folders of images as torchmeta's data set of classes.
+class ClassFolders:
+    """Images by class and number, decoded when they are asked for.
 
     Args:
-        labels: the names of the classes.
-        images: of each class.
+        folders: the images of each class.
     """
 
-    def __init__(self, labels: list[str], images: list[FolderImages], split: str):
-        super().__init__(meta_split=split)
-        self.labels, self.images = labels, images
+    def __init__(self, folders: list[FolderImages]):
+        self.folders = folders
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> "FolderClass":
-        return FolderClass(index, self.images[index], self.get_target_transform(index))
+    def read(self, classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
+        """Image ``numbers[i]`` of class ``classes[i]``, for each i: float32 (images, channels, height, width)."""
+        pixels = np.stack([self.folders[index][number] for index, number in zip(classes, numbers, strict=True)])
+        return torch.from_numpy(pixels).to(torch.float32).div_(255)
 
     def decode(self, index: int) -> np.ndarray:
         """All images of a class, uint8 (images, channels, height, width)."""
-        return np.stack([self.images[index][number] for number in range(len(self.images[index]))])
+        return np.stack([self.folders[index][number] for number in range(len(self.folders[index]))])
 
-
-class FolderClass(torchmeta.utils.data.Dataset):
-    """The images of one class: (float32 (C, H, W) in [0, 1], label)."""
-
-    def __init__(self, index: int, images: FolderImages, target_transform):
-        super().__init__(index, target_transform=target_transform)
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        pixels = torch.tensor(np.ascontiguousarray(self.images[number]), dtype=torch.float32)
-        return pixels.div_(255), self.target_transform(self.index)
+    def digest(self) -> str:
+        """The SHA-256 of all pixels."""
+        digest = hashlib.sha256()
+        for index in range(len(self.folders)):
+            digest.update(self.decode(index).tobytes())
+        return digest.hexdigest()
 
 
 def _list_splits(folder: Path, seed: int) -> tuple[dict[str, Classes], list[str]]:
@@ -145,11 +131,4 @@ def _files_digest(classes: Classes) -> str:
         for path in paths:
             status = path.stat()
             digest.update(f"{name}/{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _pixels_digest(classes: FolderClasses) -> str:
-    digest = hashlib.sha256()
-    for index in range(len(classes)):
-        digest.update(classes.decode(index).tobytes())
     return digest.hexdigest()

@@ -3,12 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from utils.data.class_images import ClassImages, open_class_images
-from utils.data.torchmeta_mend import torchmeta
 from utils.errors import WriteError
+
+
+class Images(Protocol):
+    """Images by class and number."""
+
+    def read(self, classes: Sequence[int], numbers: Sequence[int]) -> Tensor:
+        """Image ``numbers[i]`` of class ``classes[i]``, for each i: float32 (images, channels, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +32,37 @@ class SplitSize:
 class FewShotSplit:
     """The classes of a split.
 
-    classes: torchmeta's data set of classes; an item is the data set of one class. Its ``labels`` are their names.
+    labels: what they are called, see :func:`class_name`.
     counts: images of each class; of synthetic glyphs one number, which holds for all.
     shape: (channels, height, width) of an image.
+    images: decoded once, or when one is asked for.
     content: plain values that differ if other tasks would be drawn; None: the seed says it all.
-    images: decoded once; None: an image is decoded, or drawn, when it is asked for.
     notes: sentences for the user.
     split_seed: split the classes into those to train on and others; None: the data set says which are which.
     """
 
-    classes: torchmeta.utils.data.ClassDataset
+    labels: Sequence
     counts: Sequence[int]
     shape: tuple[int, int, int]
     size: SplitSize
+    images: Images
     content: list | None = None
-    images: ClassImages | None = None
     notes: tuple[str, ...] = ()
     split_seed: int | None = None
 
+    @property
+    def classes(self) -> int:
+        """How many, rotated ones among them."""
+        return max(len(self.labels), len(self.counts))
 
-def class_name(classes: torchmeta.utils.data.ClassDataset, index: int) -> str:
+    def count(self, index: int) -> int:
+        """Images of a class."""
+        return self.counts[index] if len(self.counts) > 1 else self.counts[0]
+
+
+def class_name(labels: Sequence, index: int) -> str:
     """The name of a class; a rotated class has the upright one's."""
-    label = classes.labels[index % len(classes.labels)]
+    label = labels[index % len(labels)]
     if isinstance(label, int):
         return f"glyph {label}"
     return label if isinstance(label, str) else "/".join(label)

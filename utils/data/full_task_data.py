@@ -16,7 +16,6 @@ from utils.data.class_folders import list_classes
 from utils.data.image_batches import ArrayImages, ImageSet
 from utils.data.image_folder import FolderImages, channel_statistics, survey
 from utils.data.image_reader import check_input_size
-from utils.data.torchvision_sets import load_torchvision_set
 from utils.draws import shuffled_classes
 from utils.errors import InputError
 
@@ -105,6 +104,8 @@ def warning_of_few_images(task: FullTask, data_path: Path | str) -> str | None:
 
 
 def _load_published(dataset: str, data_path: Path, input_size: int | None, download: bool) -> FullTask:
+    from utils.data.torchvision_sets import load_torchvision_set  # torchvision: 200 MiB that own images do without
+
     train, test = load_torchvision_set(dataset, data_path, download)
     mean, std = NORMALISATION[dataset]
     side = input_size or train.data.shape[1]

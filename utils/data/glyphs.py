@@ -1,15 +1,14 @@
 """Synthetic glyphs: Omniglot's kind of task without Omniglot's files."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torchvision.transforms import ToTensor
 
 from utils.data.few_shot_split import FewShotSplit, SplitSize
 from utils.data.names import INPUT_SHAPES
-from utils.data.torchmeta_mend import torchmeta
 from utils.draws import numpy_generator
 
 GLYPHS_PER_SPLIT = 1_000_000
@@ -22,10 +21,11 @@ POINTS_PER_STROKE = 14
 def glyph_split(split: str, seed: int) -> FewShotSplit:
     """The glyphs of a split, which are drawn when asked for."""
     size = SplitSize(split, GLYPHS_PER_SPLIT, GLYPHS_PER_SPLIT * DRAWINGS_PER_GLYPH)
-    return FewShotSplit(SyntheticGlyphs(seed, split), [DRAWINGS_PER_GLYPH], INPUT_SHAPES["synthetic"], size)
+    shape = INPUT_SHAPES["synthetic"]
+    return FewShotSplit(range(GLYPHS_PER_SPLIT), [DRAWINGS_PER_GLYPH], shape, size, SyntheticGlyphs(seed, split))
 
 
-class SyntheticGlyphs(torchmeta.utils.data.ClassDataset):
+class SyntheticGlyphs:
     """Invented characters, drawn when asked for: Omniglot's kind of task without Omniglot's files.
 
     A class is a glyph of 2 to 4 curved strokes, a pure function of (seed, split, class); its drawings vary in their
@@ -33,36 +33,16 @@ class SyntheticGlyphs(torchmeta.utils.data.ClassDataset):
     """
 
     def __init__(self, seed: int, split: str):
-        super().__init__(meta_split=split)
-        self.draw_seed = seed
+        self.seed, self.purpose = seed, f"glyphs/{split}"
 
-    @property
-    def num_classes(self) -> int:
-        return GLYPHS_PER_SPLIT
-
-    @property
-    def labels(self) -> range:
-        """The numbers of the classes."""
-        return range(GLYPHS_PER_SPLIT)
-
-    def __getitem__(self, index: int) -> "GlyphDrawings":
-        return GlyphDrawings(index, self.draw_seed, self.meta_split, self.get_target_transform(index))
-
-
-class GlyphDrawings(torchmeta.utils.data.Dataset):
-    """All drawings of one glyph: (image float32 (1, 28, 28) in [0, 1], label)."""
-
-    def __init__(self, index: int, seed: int, split: str, target_transform):
-        super().__init__(index, transform=ToTensor(), target_transform=target_transform)
-        self.draw_seed, self.purpose = seed, f"glyphs/{split}"
-        self.strokes = invent_glyph(numpy_generator(seed, self.purpose, index))
-
-    def __len__(self) -> int:
-        return DRAWINGS_PER_GLYPH
-
-    def __getitem__(self, drawing: int) -> tuple[torch.Tensor, int]:
-        draws = numpy_generator(self.draw_seed, self.purpose, self.index, drawing)
-        return self.transform(draw_glyph(self.strokes, draws)), self.target_transform(self.index)
+    def read(self, classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
+        """Drawing ``numbers[i]`` of glyph ``classes[i]``, for each i: float32 (drawings, 1, 28, 28) in [0, 1]."""
+        strokes = {index: invent_glyph(numpy_generator(self.seed, self.purpose, index)) for index in set(classes)}
+        drawings = [
+            draw_glyph(strokes[index], numpy_generator(self.seed, self.purpose, index, number))
+            for index, number in zip(classes, numbers, strict=True)
+        ]
+        return torch.from_numpy(np.stack(drawings)[:, None]).to(torch.float32).div_(255)
 
 
 def invent_glyph(draws: np.random.Generator) -> np.ndarray:

@@ -10,19 +10,12 @@ from pathlib import Path
 from torchvision.datasets.utils import download_url
 
 from utils.data.pickled_images import PICKLE_NAME, PICKLES_ARCHIVE
-from utils.data.torchmeta_files import OMNIGLOT_GROUPS, SPLITS, write_miniimagenet, write_omniglot
+from utils.data.prepared import SPLITS, WEBSITE, is_prepared, prepare_command
+from utils.data.torchmeta_files import OMNIGLOT_GROUPS, write_miniimagenet, write_omniglot
 from utils.data.torchmeta_mend import torchmeta
 from utils.errors import InputError
 from utils.run.files import locked
 
-WEBSITE = {
-    "omniglot": "https://github.com/brendenlake/omniglot",
-    "miniimagenet": "https://lyy.mpi-inf.mpg.de/mtl/download/Lmzjm9tX.html",
-}
-PREPARED_FILES = {
-    "omniglot": ("data.hdf5", "train_labels.json", "test_labels.json", *(f"vinyals_{s}_labels.json" for s in SPLITS)),
-    "miniimagenet": tuple(f"{split}_{kind}" for split in SPLITS for kind in ("data.hdf5", "labels.json")),
-}
 PARTS = {"omniglot": tuple(OMNIGLOT_GROUPS), "miniimagenet": SPLITS}
 # What a part may be, the best first: an archive has checksums, its unpacked folder has not.
 FORMS = {
@@ -31,16 +24,6 @@ FORMS = {
 }
 PREPARING, DOWNLOAD = "preparing", "{}.download"  # temporary folders
 WRITERS = {"omniglot": write_omniglot, "miniimagenet": write_miniimagenet}
-
-
-def prepare_command(dataset: str, data_path: Path | str) -> str:
-    """The command that prepares a manual download."""
-    return f"python torchmeta_loader.py --prepare {dataset} --source FILE_OR_DIR --data_path {data_path}"
-
-
-def is_prepared(dataset: str, data_path: Path) -> bool:
-    """Whether every file that torchmeta reads is there."""
-    return all((data_path / dataset / name).is_file() for name in PREPARED_FILES[dataset])
 
 
 def prepare(dataset: str, source: Path, data_path: Path) -> str | None:

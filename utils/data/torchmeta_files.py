@@ -21,11 +21,11 @@ import numpy as np
 from utils.data.archives import ArchivedImages
 from utils.data.image_reader import Preparation, opened, prepare, read_image
 from utils.data.pickled_images import PickledImages
+from utils.data.prepared import SPLITS
 from utils.data.torchmeta_mend import torchmeta
 from utils.errors import InputError
 from utils.run.progress import progress_bar
 
-SPLITS = ("train", "val", "test")
 OMNIGLOT_GROUPS = {"images_background": "train", "images_evaluation": "test"}
 DRAWINGS_PER_CHARACTER = 20
 DRAWING_SIDE = 105

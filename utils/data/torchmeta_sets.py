@@ -1,23 +1,16 @@
-"""Omniglot and miniImageNet by torchmeta, from the prepared files; decoded once into ``cache/`` beside them."""
+"""Omniglot and miniImageNet from the prepared files: decoded by torchmeta once, into ``cache/`` beside them.
 
+torchmeta and torchvision are imported only where there is something to decode: they take 200 MiB.
+"""
+
+import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from torchvision.transforms import Compose, Resize, ToTensor
-
+from utils.data.class_images import stored_class_images
 from utils.data.few_shot_split import FewShotSplit, SplitSize, decoded_once
 from utils.data.names import INPUT_SHAPES
-from utils.data.prepare import WEBSITE, download, is_prepared, prepare_command
-from utils.data.torchmeta_mend import torchmeta
+from utils.data.prepared import WEBSITE, image_file, is_prepared, label_file, prepare_command
 from utils.errors import InputError
-
-ClassDataset = torchmeta.utils.data.ClassDataset
-
-# What h5py, PIL and torchmeta raise for files that are cut short or corrupt.
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
-
-# Channels, height, width.
 
 
 def torchmeta_split(
@@ -36,64 +29,26 @@ def torchmeta_split(
                 f"--data_path {data_path} holds no prepared {dataset}: pass --download, or get it from "
                 f"{WEBSITE[dataset]} and run {prepare_command(dataset, data_path)}."
             )
+        from utils.data.prepare import download
+
         download(dataset, data_path)
-    try:
-        classes = _open_classes(dataset, split, data_path, use_vinyals_split)
-        forms = 1 + len(classes.class_augmentations)  # a class as it is, and rotated
-        names = ["/".join(label) if dataset == "omniglot" else label for label in classes.labels]
-        counts = [len(classes.data[name]) for name in names] * forms
-        classes.close()
-    except DAMAGE as error:
-        raise _refusal(dataset, split, data_path, error) from error
-    images, notes = _decoded_once(dataset, classes, counts, data_path)
-    size = SplitSize(split, len(counts) // forms, sum(counts) // forms)
-    return FewShotSplit(classes, counts, INPUT_SHAPES[dataset], size, [classes.labels, counts], images, notes)
+    folder, shape, notes = data_path / dataset, INPUT_SHAPES[dataset], ()
+    labels_name = label_file(dataset, split, use_vinyals_split)
+    status = {name: _status(folder / name) for name in (image_file(dataset, split), labels_name)}
+    decoded = folder / "cache" / f"{labels_name.removesuffix('_labels.json')}.npy"
+    images = stored_class_images(decoded, status, shape)
+    if images is None:
+        from utils.data.torchmeta_classes import TorchmetaClasses
+
+        by_torchmeta = TorchmetaClasses(dataset, split, data_path, use_vinyals_split)
+        images, notes = decoded_once(decoded, status, by_torchmeta.counts, shape, by_torchmeta.decode)
+        images = images or by_torchmeta
+    labels, counts = json.loads((folder / labels_name).read_text()), images.counts
+    forms = len(counts) // len(labels)  # a class as it is, and rotated
+    size = SplitSize(split, len(labels), sum(counts) // forms)
+    return FewShotSplit(labels, counts, shape, size, images, [labels, counts], notes)
 
 
-def _open_classes(dataset: str, split: str, data_path: Path, use_vinyals_split: bool) -> ClassDataset:
-    if dataset == "miniimagenet":
-        return torchmeta.datasets.miniimagenet.MiniImagenetClassDataset(
-            data_path, meta_split=split, transform=ToTensor()
-        )
-    return torchmeta.datasets.omniglot.OmniglotClassDataset(
-        data_path,
-        meta_split=split,
-        use_vinyals_split=use_vinyals_split,
-        transform=Compose([Resize(28), ToTensor()]),
-        class_augmentations=[torchmeta.transforms.Rotation([90, 180, 270])] if split == "train" else None,
-    )
-
-
-def _decoded_once(dataset: str, classes: ClassDataset, counts: list[int], data_path: Path):
-    """The images of a split in a file, as torchmeta decodes, rotates and resizes them."""
-    files = [Path(classes.split_filename), Path(classes.split_filename_labels)]
-    status = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
-    name = files[1].name.removesuffix("_labels.json")
-
-    def decode(number: int) -> np.ndarray:
-        images = classes[number]
-        try:
-            pixels = torch.stack([images[index][0] for index in range(len(images))])
-        except DAMAGE as error:
-            raise _refusal(dataset, classes.meta_split, data_path, error) from error
-        return pixels.mul_(255).round_().byte().numpy()  # exact: ToTensor divided whole numbers by 255
-
-    try:
-        return decoded_once(
-            data_path / dataset / "cache" / f"{name}.npy", status, counts, INPUT_SHAPES[dataset], decode
-        )
-    finally:
-        classes.close()
-
-
-def _refusal(dataset: str, split: str, data_path: Path, error: Exception) -> InputError:
-    """Damage calls for new files; a lock or a missing permission does not."""
-    folder = data_path / dataset
-    if isinstance(error, BlockingIOError):
-        return InputError(f"cannot read the {split} split in {folder}: another process has it open for writing.")
-    if isinstance(error, OSError) and error.errno is not None:
-        return InputError(f"cannot read the {split} split in {folder}: {error.strerror}.")
-    return InputError(
-        f"the {split} split in {folder} is cut short or corrupt ({error}): delete that folder and run "
-        f"{prepare_command(dataset, data_path)}."
-    )
+def _status(file: Path) -> list[int]:
+    """What changes when a file is written."""
+    return [file.stat().st_size, file.stat().st_mtime_ns]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jinja2
 
-from utils.memory import KINDS
 from utils.pictures.cells import cell_figure, cells_of
 from utils.pictures.style import PALETTE, as_svg
 from utils.report.curves import charts
@@ -128,7 +127,7 @@ def memory(run: RunFiles, values: dict) -> list[dict]:
     peaks = []
     for key, work in works.items():
         if values.get(key):
-            parts = {kind: figure(values[key], kind, within=key) for kind in KINDS if kind in values[key]}
+            parts = {kind: figure(values[key], kind, within=key) for kind in values[key]}
             peaks.append({"work": work, "parts": parts, "mib": sum(part.value for part in parts.values()) or 1})
     return peaks
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from utils.errors import InputError
 from utils.run import start
+from utils.run.code_pages import give_back_code_pages
 from utils.run.torchrun import is_first_to_say
 
 LARGEST = 2**63 - 1  # whole number: what is larger fits in no file that other programs read
@@ -126,6 +127,7 @@ def run(
         less_memory: called when memory has run out; returns what to do.
     """
     start.imports_are_done()
+    give_back_code_pages()
     start.open_standard_streams()
     try:
         main()

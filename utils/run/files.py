@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
 from filelock import FileLock
 
 from utils.errors import InputError, WriteError
@@ -99,6 +98,8 @@ def write_json(path: Path, value: object) -> None:
 
 def write_tensors(path: Path, value: dict) -> None:
     """Writes tensors and plain values with ``torch.save``, whole or not at all."""
+    import torch  # here, as what reads and writes other files does without
+
     buffer = io.BytesIO()
     torch.save(value, buffer)
     with replacing(path) as temporary:
@@ -140,6 +141,8 @@ def read_tensors(path: Path) -> object:
     Raises:
         InputError: no such file, or one that is cut short, damaged or something else.
     """
+    import torch
+
     refusal = InputError(f"{path} is cut short, damaged or no file of tensors that tfml.py or onnas.py wrote.")
     with opened(path, MAX_TENSORS) as file:
         try:

@@ -21,6 +21,7 @@ MIB = 2**20
 ULIMITS = {"v": resource.RLIMIT_AS, "d": resource.RLIMIT_DATA}  # by the letter of the shell's ulimit
 HEADROOM = 64 * MIB  # what must be left after the imports
 SPIN_SECONDS = 4  # of computing without one new page of memory; imports touch new pages all the time
+REFUSED = 2  # exit status of a parser: the real process is to say so
 PROBE_SECONDS = 300  # of computing, after which a rehearsal is ended in any case
 
 _rehearsing = False  # whether this process only tries out the imports
@@ -150,7 +151,8 @@ def _rehearse_imports() -> bool:
     _rehearsing = True
     resource.setrlimit(resource.RLIMIT_CPU, (PROBE_SECONDS, PROBE_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.dup2(os.open(os.devnull, os.O_RDWR), 2)
+    for descriptor in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     sys.excepthook = _end_rehearsal
     return True
 
@@ -164,7 +166,7 @@ def _gets_through(child: int) -> bool:
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status == 0
+            return os.waitstatus_to_exitcode(status) in (0, REFUSED)
         pages_now, seconds = _pages_and_seconds(child)
         if pages_now != pages:
             pages, since = pages_now, seconds

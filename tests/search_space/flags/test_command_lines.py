@@ -13,15 +13,12 @@ from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule
 from tests.conftest import ROOT
 from utils.errors import InputError
 
-SHAPES = {"omniglot": (1, 28, 28), "miniimagenet": (3, 84, 84), "synthetic": (1, 28, 28)}
-DATASETS = {"fewshot": (*SHAPES, "imagefolder"), "full": ("cifar10", "imagefolder")}
-
 
 @pytest.fixture
 def tfml(monkeypatch):
     def parse(flags: str = "") -> TfmlFlags:
         monkeypatch.setattr(sys, "argv", ["tfml.py", *flags.split()])
-        return parse_tfml_flags("", {**SHAPES, "imagefolder": None})
+        return parse_tfml_flags("-")
 
     return parse
 
@@ -30,7 +27,7 @@ def tfml(monkeypatch):
 def onnas(monkeypatch):
     def parse(flags: str = "") -> OnnasFlags:
         monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", *flags.split()])
-        return parse_onnas_flags("", DATASETS)
+        return parse_onnas_flags("-")
 
     return parse
 
@@ -297,24 +294,24 @@ def test_empty_path_is_refused(monkeypatch, capsys, flag):
     """As of a shell variable that was not set."""
     monkeypatch.setattr(sys, "argv", ["onnas.py", "--meta_cell", "x", flag, ""])
     with pytest.raises(SystemExit):
-        parse_onnas_flags("", DATASETS)
+        parse_onnas_flags("-")
     assert f"argument {flag}: expected a path" in capsys.readouterr().err
 
 
 def test_few_shot_task_needs_a_meta_cell(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["onnas.py"])
     with pytest.raises(SystemExit):
-        parse_onnas_flags("", DATASETS)
+        parse_onnas_flags("-")
     assert "--meta_cell: --task fewshot needs one" in capsys.readouterr().err
 
 
 def test_adapted_needs_no_meta_cell_but_images(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["onnas.py", "--adapted", "~/adapted.pt"])
     with pytest.raises(SystemExit):
-        parse_onnas_flags("", DATASETS)
+        parse_onnas_flags("-")
     assert "--adapted: needs --query DIR" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["onnas.py", "--adapted", "~/adapted.pt", "--query", "x"])
-    assert parse_onnas_flags("", DATASETS).own.adapted == Path.home() / "adapted.pt"
+    assert parse_onnas_flags("-").own.adapted == Path.home() / "adapted.pt"
 
 
 ADAPTATION = {"w_lr": 0.003, "normalizer_temp_anneal_mode": "none", "batch_size": 7, "test_task_train_steps": 4}

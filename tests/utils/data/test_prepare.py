@@ -21,7 +21,8 @@ from tests.sources import (
     write_zip,
 )
 from utils.data import prepare as prepare_module
-from utils.data.prepare import PREPARED_FILES, download, is_prepared, prepare
+from utils.data.prepare import download, prepare
+from utils.data.prepared import PREPARED_FILES, is_prepared
 from utils.errors import InputError
 from utils.run.files import locked
 

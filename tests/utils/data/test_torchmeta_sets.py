@@ -17,16 +17,12 @@ from tests.sources import (
     miniimagenet_tars,
     omniglot_zips,
 )
+from tests.torchmeta_tasks import classes_of, through_torchmeta
 from torchmeta_loader import content_digest
+from utils.data.class_images import ClassImages
 from utils.data.prepare import prepare
-from utils.data.torchmeta_mend import torchmeta
+from utils.data.torchmeta_classes import TorchmetaClasses
 from utils.errors import InputError
-
-
-def through_torchmeta(tasks, episodes: range) -> list[list[bytes]]:
-    """What :func:`draw` gives, by torchmeta's own loader, which decodes image by image."""
-    loader = torchmeta.utils.data.BatchMetaDataLoader(tasks, shuffle=False, sampler=episodes)
-    return [[tensor.numpy().tobytes() for part in ("support", "query") for tensor in batch[part]] for batch in loader]
 
 
 @pytest.mark.parametrize(
@@ -43,8 +39,9 @@ def through_torchmeta(tasks, episodes: range) -> list[list[bytes]]:
 )
 def test_episodes_are_those_of_torchmeta_bit_for_bit(dataset, split, changes, data):
     tasks = make_tasks(dataset, split, data, **changes)
-    assert (tasks.images is not None) == (dataset != "synthetic")
-    assert draw(tasks, range(12)) == through_torchmeta(tasks, range(12))
+    assert isinstance(tasks.source.images, ClassImages) == (dataset != "synthetic")
+    classes = classes_of(dataset, split, data, changes.get("use_vinyals_split", True))
+    assert draw(tasks, range(12)) == through_torchmeta(tasks, range(12), classes)
 
 
 def test_classes_of_several_sizes_are_drawn_as_by_torchmeta(miniimagenet_files, tmp_path):
@@ -53,8 +50,8 @@ def test_classes_of_several_sizes_are_drawn_as_by_torchmeta(miniimagenet_files, 
         del files["train"][name]
     prepare("miniimagenet", miniimagenet_tars(tmp_path / "source", files), tmp_path)
     tasks = make_tasks("miniimagenet", "train", tmp_path, ways=5)
-    assert len(set(tasks.images.counts)) == 3
-    assert draw(tasks, range(12)) == through_torchmeta(tasks, range(12))
+    assert len(set(tasks.source.counts)) == 3
+    assert draw(tasks, range(12)) == through_torchmeta(tasks, range(12), classes_of("miniimagenet", "train", tmp_path))
     with pytest.raises(InputError, match="the class ntrain0000 of miniimagenet has 6 images"):
         make_tasks("miniimagenet", "train", tmp_path, shots=5, queries=2)
 
@@ -79,8 +76,8 @@ def test_the_digest_tells_data_by_their_content(data, miniimagenet_files, tmp_pa
 def test_episodes_come_from_the_file_and_not_from_the_data_set(dataset, data, tmp_path, monkeypatch):
     shutil.copytree(data / dataset, tmp_path / dataset)
     expected = draw(make_tasks(dataset, "train", tmp_path), range(3))
+    monkeypatch.setattr(TorchmetaClasses, "__init__", lambda *_: pytest.fail("decoded again"))
     tasks = make_tasks(dataset, "train", tmp_path)
-    monkeypatch.setattr(type(tasks.dataset), "__getitem__", lambda *_: pytest.fail("decoded again"))
     assert draw(tasks, range(3)) == expected
     assert tasks.notes == ()
 
@@ -94,7 +91,9 @@ def test_data_that_were_prepared_anew_are_decoded_anew(omniglot_files, data, tmp
     prepare("omniglot", omniglot_zips(tmp_path / "source", other), tmp_path)
     (tmp_path / "cache").rename(tmp_path / "omniglot" / "cache")
     tasks = make_tasks("omniglot", "val", tmp_path)
-    assert draw(tasks, range(2)) == through_torchmeta(tasks, range(2)) != before
+    assert (
+        draw(tasks, range(2)) == through_torchmeta(tasks, range(2), classes_of("omniglot", "val", tmp_path)) != before
+    )
 
 
 def test_place_that_cannot_be_written_is_said_and_does_not_end_the_run(data, tmp_path):
@@ -143,6 +142,7 @@ def test_labels_that_the_data_lack_are_refused(data, tmp_path):
 def test_what_the_system_says_is_not_called_damage(data, tmp_path, monkeypatch):
     """Nobody is told to delete data that another program has open."""
     shutil.copytree(data / "omniglot", tmp_path / "omniglot")
+    shutil.rmtree(tmp_path / "omniglot" / "cache", ignore_errors=True)
     with (tmp_path / "omniglot" / "data.hdf5").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(InputError) as refusal:
@@ -170,20 +170,21 @@ def test_absent_data_say_how_to_get_them(tmp_path):
 
 
 def test_omniglot_trains_on_rotated_classes_too(data):
-    classes = {split: make_tasks("omniglot", split, data).dataset for split in SPLITS}
-    assert len(classes["train"]) == 4 * classes["train"].num_classes
-    assert len(classes["val"]) == classes["val"].num_classes
-    assert len(classes["test"]) == classes["test"].num_classes
-    upright, *rotated = [classes["train"][turn * classes["train"].num_classes][0][0] for turn in range(4)]
+    sources = {split: make_tasks("omniglot", split, data).source for split in SPLITS}
+    forms = {split: source.classes // len(source.labels) for split, source in sources.items()}
+    assert forms == {"train": 4, "val": 1, "test": 1}
+    upright, *rotated = sources["train"].images.read(
+        [turn * len(sources["train"].labels) for turn in range(4)], [0] * 4
+    )
     for quarters, image in enumerate(rotated, start=1):
         assert torch.allclose(image, upright.rot90(quarters, (1, 2)), atol=2 / 255)
 
 
 def test_background_evaluation_split(data):
-    counts = {
-        split: make_tasks("omniglot", split, data, use_vinyals_split=False).dataset for split in ("train", "test")
+    labels = {
+        split: make_tasks("omniglot", split, data, use_vinyals_split=False).source.labels for split in ("train", "test")
     }
-    assert all(label[0] == "images_background" for label in counts["train"].labels)
-    assert all(label[0] == "images_evaluation" for label in counts["test"].labels)
+    assert all(label[0] == "images_background" for label in labels["train"])
+    assert all(label[0] == "images_evaluation" for label in labels["test"])
     with pytest.raises(InputError, match="--use_vinyals_split 1"):
         make_tasks("omniglot", "val", data, use_vinyals_split=False)
