@@ -63,8 +63,8 @@ class Finished:
 class Scripts:
     """Starts the scripts, one at a time."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, time_limit: float = TIME_LIMIT):
+        self._folder, self._time_limit = folder, time_limit
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -113,7 +113,7 @@ class Scripts:
 
     def wait_for_each(self, *pids: int) -> list[Finished]:
         """Waits for scripts that were started at once."""
-        alarms = [threading.Timer(TIME_LIMIT, self.send_signal, (pid, signal.SIGKILL)) for pid in pids]
+        alarms = [threading.Timer(self._time_limit, self.send_signal, (pid, signal.SIGKILL)) for pid in pids]
         for alarm in alarms:
             alarm.start()
         statuses = json.loads(self._server.stdout.readline())
