@@ -35,13 +35,14 @@ SEARCH_KEYS = {
 }
 DERIVED_KEYS = {
     *("task", "dataset", "data", "device", "network", "classes"),
-    *("derived_accuracy", "derived_parameters", "derived_macs"),
+    *("derived_accuracy", "derived_accuracy_interval", "derived_confusion", "derived_parameters", "derived_macs"),
     *("derived_epochs", "derived_seconds", *DERIVED_PEAK, "derived_peak_memory_test_mib"),
     *("derived_peak_memory_inference_mib", "derived_split_num", "derived_step_by_step"),
     *("genotype", "settings"),
 }
 LOGS = {"search.jsonl", "derived.jsonl"}
-FILES = {"args.json", "results.json", "report.html", "genotype.json", "genotype.txt", "genotype.png", *LOGS}
+PICTURED = {"report.html", "genotype.png", "examples.jsonl"}
+FILES = {"args.json", "results.json", "genotype.json", "genotype.txt", *PICTURED, *LOGS}
 CHECKPOINTS = {"checkpoint.pt", "searched.pt", "derived_checkpoint.pt"}
 
 CLASSES = ("a cat", "größe", "z")

@@ -1,6 +1,6 @@
 """A full task, from its data to its results (method, part 4)."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -58,11 +58,12 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
         del search
     save_genotype(genotype, path / "genotype.json")
     save_genotype(genotype, path / "genotype.txt")
+    settings = derived_settings(flags, plan.network, genotype)
     if flags.run.report:
-        draw_genotype(genotype.as_dict(), path / "genotype.png")
+        draw_genotype(genotype.as_dict(), asdict(settings), path / "genotype.png")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(flags.run.seed, "derived initial weights"))
-        derived = DerivedNetwork(derived_settings(flags, plan.network, genotype), len(data.classes)).to(device)
+        derived = DerivedNetwork(settings, len(data.classes)).to(device)
     if flags.derived.inherit_weights:
         derived.inherit(supernet)
     del supernet  # its memory is for the training

@@ -133,10 +133,10 @@ def memory(run: RunFiles, values: dict) -> list[dict]:
 
 
 def cells(run: RunFiles, values: dict) -> dict:
-    """The drawings of the genotype's cells, by title: of a few-shot task those that the supernet has."""
+    """The drawings of the genotype's cells, by title: of a small task those that the supernet has."""
     if not values.get("genotype"):
         return {}
-    network = run.results.network if run.finished and run.kind == FEW_SHOT else None
+    network = run.results.network if run.finished and run.kind in (FEW_SHOT, OWN) else None
     return {
         name: as_svg(
             cell_figure({"": cell}), f"{name}: " + "; ".join(f"{op} from state {source}" for op, source in cell)

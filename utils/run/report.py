@@ -20,8 +20,8 @@ def make_report(path: Path) -> None:
     aside(write)
 
 
-def draw_genotype(genotype: dict, path: Path) -> None:
-    """Writes a PNG of a genotype, in plain values.
+def draw_genotype(genotype: dict, network: dict, path: Path) -> None:
+    """Writes a PNG of those cells of a genotype that a network with these settings has; both in plain values.
 
     Raises:
         InputError: the picture cannot be written.
@@ -30,6 +30,6 @@ def draw_genotype(genotype: dict, path: Path) -> None:
     def draw() -> None:
         from utils.pictures.cells import cells_of, draw_genotype
 
-        draw_genotype(cells_of(genotype), path)
+        draw_genotype(cells_of(genotype, network), path)
 
     aside(draw)
