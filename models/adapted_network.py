@@ -33,10 +33,16 @@ class AdaptedNetwork:
 
     @torch.no_grad()
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, ways), image by image, on the CPU."""
+        """(N, ways), image by image, on the CPU.
+
+        Raises:
+            InputError: the network's numbers are so large that there are none.
+        """
         network = self.network.eval()
         device = network.supernet.head.weight.device
         rows = [network(image[None].to(device)).double().softmax(1).cpu() for image in images]
+        if not all(row.isfinite().all() for row in rows):
+            raise InputError("the adapted network has diverged, it gives no probabilities: adapt anew.")
         return torch.cat(rows) if rows else torch.empty(0, len(self.class_names), dtype=torch.float64)
 
     def save(self, path: Path) -> None:

@@ -7,6 +7,11 @@ are noise: memory does not depend on what they show, so no data set is needed. W
 memory.png into --path.
 """
 
+from utils.run.start import begin
+
+if __name__ == "__main__":
+    begin("search_space.memory_table")  # before what takes seconds to import
+
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +28,7 @@ from utils.pictures.bars import draw_memory
 from utils.results.published import MEMORY, MEMORY_CPU, MEMORY_GPU
 from utils.run.cli import DEVICES, ArgumentParser, place, run, whole
 from utils.run.device import choose_device, device_name
-from utils.run.files import replacing, write_json
+from utils.run.files import write_json, write_text
 from utils.run.progress import progress_bar
 
 WAYS, SHOTS, BATCH = 5, 5, 15
@@ -94,7 +99,7 @@ def draw(measured: dict, path: Path) -> None:
 
 
 def main():
-    parser = ArgumentParser(prog="memory_table.py", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="search_space.memory_table", description=__doc__.splitlines()[0])
     parser.add_argument("--path", type=place, default=Path("runs/memory"), help="folder that it is written into")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--seed", type=whole(0), default=21, help="of every random draw")
@@ -108,12 +113,11 @@ def main():
         progress.set_postfix_str(f"{name}, {row}")
         measured[name][row] = measure(SHAPES[name], ROWS[row], args.seed, device)
     table = as_markdown(measured, device)
-    with replacing(args.path / "memory.md") as temporary:
-        temporary.write_text(table + "\n")
+    write_text(args.path / "memory.md", table + "\n")
     write_json(args.path / "memory.json", {"device": device_name(device), "seed": args.seed, "peaks": measured})
     draw(measured, args.path / "memory.png")
     print(table)
 
 
 if __name__ == "__main__":
-    run(main, "memory_table.py", "nothing was written.")
+    run(main, "search_space.memory_table", "nothing was written.")

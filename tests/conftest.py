@@ -63,8 +63,8 @@ class Finished:
 class Scripts:
     """Starts the scripts, one at a time."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, time_limit: float = TIME_LIMIT):
+        self._folder, self._time_limit = folder, time_limit
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -113,7 +113,7 @@ class Scripts:
 
     def wait_for_each(self, *pids: int) -> list[Finished]:
         """Waits for scripts that were started at once."""
-        alarms = [threading.Timer(TIME_LIMIT, self.send_signal, (pid, signal.SIGKILL)) for pid in pids]
+        alarms = [threading.Timer(self._time_limit, self.send_signal, (pid, signal.SIGKILL)) for pid in pids]
         for alarm in alarms:
             alarm.start()
         statuses = json.loads(self._server.stdout.readline())
@@ -160,6 +160,17 @@ def trained(scripts, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "run"
     scripts.tfml(path).succeeded()
     return path
+
+
+@pytest.fixture
+def restored_process():
+    """What a script sets up for its process, and a test's is to be without."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
+    hook, streams = sys.unraisablehook, (sys.stdout, sys.stderr)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    sys.unraisablehook, (sys.stdout, sys.stderr) = hook, streams
 
 
 @pytest.fixture

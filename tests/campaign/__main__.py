@@ -12,7 +12,7 @@ from tests.campaign.flags import flags
 from tests.campaign.kills import double, interrupts, kills
 from tests.campaign.memory import memory
 from tests.campaign.mutations import files
-from tests.campaign.runs import Kinds
+from tests.campaign.runs import HANGS, Kinds
 from tests.conftest import Scripts
 
 CAMPAIGNS = {
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, help="how often each is tried (default: its own number, 10 to 300)")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="campaign"))
-    scripts = Scripts(folder)
+    scripts = Scripts(folder, HANGS)
     try:
         kinds = Kinds(scripts, folder)
         lines, faults = [], []

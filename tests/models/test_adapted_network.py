@@ -72,6 +72,13 @@ def test_no_images_have_no_probabilities():
     assert adapted().probabilities(torch.empty(0, 1, 6, 6)).shape == (0, WAYS)
 
 
+def test_numbers_that_are_too_large_give_no_probabilities():
+    diverged = adapted()
+    diverged.network.supernet.head.bias.data.fill_(float("inf"))
+    with pytest.raises(InputError, match="adapt anew"):
+        diverged.probabilities(images_of(diverged.network))
+
+
 def test_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "adapted.pt"
     with pytest.raises(InputError, match="cannot read"):

@@ -106,7 +106,7 @@ class Comparison:
 
 
 @pytest.fixture
-def comparison(tmp_path, monkeypatch, capsys) -> Comparison:
+def comparison(tmp_path, monkeypatch, capsys, restored_process) -> Comparison:
     return Comparison(tmp_path, monkeypatch, capsys)
 
 

@@ -3,8 +3,6 @@
 import argparse
 import errno
 import os
-import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,16 +11,7 @@ import torch
 from utils.errors import InputError
 from utils.run.cli import ArgumentParser, folder, real, run, switch, whole
 
-
-@pytest.fixture(autouse=True)
-def restored():
-    """What a script sets up for its process, and a test's is to be without."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
-    hook, streams = sys.unraisablehook, (sys.stdout, sys.stderr)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    sys.unraisablehook, (sys.stdout, sys.stderr) = hook, streams
+pytestmark = pytest.mark.usefixtures("restored_process")
 
 
 def refusal(parse, text: str) -> str:
