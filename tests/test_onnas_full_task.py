@@ -35,13 +35,14 @@ SEARCH_KEYS = {
 }
 DERIVED_KEYS = {
     *("task", "dataset", "data", "device", "network", "classes"),
-    *("derived_accuracy", "derived_parameters", "derived_macs"),
+    *("derived_accuracy", "derived_accuracy_interval", "derived_confusion", "derived_parameters", "derived_macs"),
     *("derived_epochs", "derived_seconds", *DERIVED_PEAK, "derived_peak_memory_test_mib"),
     *("derived_peak_memory_inference_mib", "derived_split_num", "derived_step_by_step"),
     *("genotype", "settings"),
 }
 LOGS = {"search.jsonl", "derived.jsonl"}
-FILES = {"args.json", "results.json", "report.html", "genotype.json", "genotype.txt", "genotype.png", *LOGS}
+PICTURES = {"genotype.png", "report.html"}
+FILES = {"args.json", "results.json", "examples.jsonl", "genotype.json", "genotype.txt", *PICTURES, *LOGS}
 CHECKPOINTS = {"checkpoint.pt", "searched.pt", "derived_checkpoint.pt"}
 
 CLASSES = ("a cat", "größe", "z")
@@ -211,6 +212,10 @@ def test_files_of_a_run(whole):
 def test_results_sum_up_the_search(whole):
     search, results = rows(whole / "search.jsonl"), results_of(whole)
     assert set(results) == SEARCH_KEYS | DERIVED_KEYS
+    confusion, (low, high) = results["derived_confusion"], results["derived_accuracy_interval"]
+    right = sum(row[label] for label, row in enumerate(confusion))
+    assert sum(map(sum, confusion)) == results["data"]["test_images"]
+    assert low < results["derived_accuracy"] == right / results["data"]["test_images"] < high
     assert {key: results[key] for key in ("task", "dataset", "search", "classes", "search_epochs")} == {
         "task": "full",
         "dataset": "imagefolder",
