@@ -212,6 +212,10 @@ def test_files_of_a_run(whole):
 def test_results_sum_up_the_search(whole):
     search, results = rows(whole / "search.jsonl"), results_of(whole)
     assert set(results) == SEARCH_KEYS | DERIVED_KEYS
+    confusion, (low, high) = results["derived_confusion"], results["derived_accuracy_interval"]
+    right = sum(row[label] for label, row in enumerate(confusion))
+    assert sum(map(sum, confusion)) == results["data"]["test_images"]
+    assert low < results["derived_accuracy"] == right / results["data"]["test_images"] < high
     assert {key: results[key] for key in ("task", "dataset", "search", "classes", "search_epochs")} == {
         "task": "full",
         "dataset": "imagefolder",
