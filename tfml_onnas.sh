@@ -26,13 +26,15 @@ flags=(
     --seed 21                           # of every random draw
 )
 omniglot=(
-    --meta_cell checkpoints/omniglot.pt    # checkpoints/README.md says what it is
+    --meta_cell checkpoints/omniglot_decided.pt  # checkpoints/README.md says what it is
     --path runs/onnas_omniglot
     --q 15
-    --split_num 2                          # micro-batches of 5: of a batch's 10 images BN sees 5 at once
-    --w_lr 0.002                           # a trained meta-cell wants smaller steps than its training
-    --seed 22                              # other tasks, of the same characters, than that rate was chosen by
-    --normalizer_temp_anneal_mode none     # as it was trained
+    --split_num 2                # micro-batches of 5: of a batch's 10 images BN sees 5 at once
+    --test_task_train_steps 5    # epochs, of which
+    --found_epochs 0.4           # the last two train the found network alone
+    --w_lr 0.0001                # the meta-cell classifies by class means already: small steps
+    --transductive 0             # image by image
+    --seed 22                    # other tasks, of the same characters, than 21's
 )
 miniimagenet=(
     --meta_cell checkpoints/miniimagenet.pt  # checkpoints/README.md says what it is
