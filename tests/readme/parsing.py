@@ -30,7 +30,8 @@ SHIM = r"""#!/usr/bin/env bash
 printf '%s\037' "${LINE-}" "${0##*/}" "$@" >>"${CALLS:-/dev/null}"
 printf '\036' >>"${CALLS:-/dev/null}"
 """
-OUTPUTS = ("path", "export")  # flags that name what is written
+WRITTEN = ("path",)  # names the folder that is written into
+OUTPUTS = (*WRITTEN, "export", "csv")  # and what else is written
 
 
 def make_commands(folder: Path) -> Path:
@@ -107,7 +108,7 @@ class Commands:
             missing = [str(path) for path in inputs(args) if not self._is_there(path)]
             if missing and not reads_anything:
                 raise InputError(f"{' '.join(missing)} is written by nothing above, nor is it tracked")
-            self._written += [Path(args.path)] if hasattr(args, "path") else []
+            self._written += [Path(value) for flag, value in vars(args).items() if flag in WRITTEN]
 
     def _is_there(self, path: Path) -> bool:
         related = any(path == other or path in other.parents or other in path.parents for other in self._written)

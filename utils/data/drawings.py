@@ -38,8 +38,8 @@ def write_drawings(path: Path) -> None:
 
 def main() -> None:
     parser = ArgumentParser(prog="utils.data.drawings", description=__doc__.splitlines()[0].partition(":")[0])
-    parser.add_argument("folder", type=folder, metavar="FOLDER", help="is made; one that is there stays as it is")
-    path = parser.parse_args().folder
+    parser.add_argument("path", type=folder, metavar="FOLDER", help="is made; one that is there stays as it is")
+    path = parser.parse_args().path
     if path.exists():
         print(f"{path} is there already; nothing was changed.")
         return
