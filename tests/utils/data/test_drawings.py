@@ -23,7 +23,7 @@ def test_drawings_are_those_of_the_test_split(tmp_path):
         for drawing in range(15):
             part = "support" if drawing < 5 else "query"
             with Image.open(folder / part / f"glyph_{label + 1}" / f"{drawing + 1:02}.png") as image:
-                expected = glyphs[label][drawing][0][0].numpy()
+                expected = glyphs.read([label], [drawing])[0, 0].numpy()
                 np.testing.assert_allclose(np.asarray(image) / 255, expected, atol=1e-7)
 
 
