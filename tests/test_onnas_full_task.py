@@ -22,7 +22,8 @@ from search_space.primitives import FULL_TASK
 from tests.conftest import Finished, Scripts, contents, fill, rows, wait_for
 from utils.memory import KINDS
 
-TIMES = ("seconds", "seconds_per_step", "search_seconds", "derived_seconds")
+PROCESS_MEMORY = ("process_memory_mib", "process_memory_anonymous_mib")
+TIMES = ("seconds", "seconds_per_step", "search_seconds", "derived_seconds", *PROCESS_MEMORY)
 DERIVED_PEAK = {"derived_peak_memory_mib", "derived_peak_memory_breakdown_mib"}
 PEAKS = {
     *("peak_memory_mib", "peak_memory_breakdown_mib", "peak_memory_test_mib"),
@@ -38,7 +39,7 @@ DERIVED_KEYS = {
     *("derived_accuracy", "derived_accuracy_interval", "derived_confusion", "derived_parameters", "derived_macs"),
     *("derived_epochs", "derived_seconds", *DERIVED_PEAK, "derived_peak_memory_test_mib"),
     *("derived_peak_memory_inference_mib", "derived_split_num", "derived_step_by_step"),
-    *("genotype", "settings"),
+    *("genotype", "settings", *PROCESS_MEMORY),
 }
 LOGS = {"search.jsonl", "derived.jsonl"}
 PICTURED = {"report.html", "genotype.png", "examples.jsonl"}

@@ -4,7 +4,8 @@ TITLES = {"miniimagenet": "miniImageNet", "omniglot": "Omniglot", "cifar10": "CI
 TITLES |= {"mnist": "MNIST", "fashionmnist": "Fashion-MNIST", "imagefolder": "image folder", "synthetic": "synthetic"}
 
 # Peak memory of adapting, by what gets gradient: On-NAS's on a GPU (MB), and what its published code takes on a CPU
-# (MiB of live tensors, several steps); None was not published, or not found again. 5-way 5-shot, one query a class, batches of 15, C = 28, 4 cells.
+# (MiB of live tensors, several steps); None was not published, or not found again. 5-way 5-shot, one query a class,
+# batches of 15, C = 28, 4 cells.
 MEMORY = {
     "none": {"miniimagenet": (5168, 4945), "omniglot": (561, 563)},
     "alpha": {"miniimagenet": (352, None), "omniglot": (53, None)},

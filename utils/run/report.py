@@ -1,8 +1,6 @@
-"""Pages and pictures of a run, made in a process of its own: Matplotlib and Jinja2 are not in the run's memory."""
+"""Pages and pictures of a run: Matplotlib and Jinja2 are imported when one is made, after the search."""
 
 from pathlib import Path
-
-from utils.run.aside import aside
 
 
 def make_report(path: Path) -> None:
@@ -11,13 +9,9 @@ def make_report(path: Path) -> None:
     Raises:
         InputError: the page cannot be written.
     """
+    from utils.report.page import write_report
 
-    def write() -> None:
-        from utils.report.page import write_report
-
-        write_report(path)
-
-    aside(write)
+    write_report(path)
 
 
 def draw_genotype(genotype: dict, network: dict, path: Path) -> None:
@@ -26,10 +20,6 @@ def draw_genotype(genotype: dict, network: dict, path: Path) -> None:
     Raises:
         InputError: the picture cannot be written.
     """
+    from utils.pictures.cells import cells_of, draw_genotype
 
-    def draw() -> None:
-        from utils.pictures.cells import cells_of, draw_genotype
-
-        draw_genotype(cells_of(genotype, network), path)
-
-    aside(draw)
+    draw_genotype(cells_of(genotype, network), path)
