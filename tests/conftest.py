@@ -162,7 +162,7 @@ def trained(scripts, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)  # of every test: some run a script's main in this process
 def restored_process():
     """What a script sets up for its process, and a test's is to be without."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
