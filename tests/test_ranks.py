@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 
 from tests.conftest import ROOT, contents, rows, wait_for
+from tests.test_onnas import PROCESS_KEYS
 from tests.test_onnas import assert_same_run as assert_same_search
 from tests.test_tfml import assert_same_run, tensors
 from utils.errors import InputError
@@ -106,7 +107,7 @@ def test_search_is_the_same_on_two_ranks(scripts, alone, searched_alone, tmp_pat
     assert_same_search(path, searched_alone)
     results = [json.loads((folder / "results.json").read_text()) for folder in (path, searched_alone)]
     for result in results:
-        for name in ("seconds_per_task", "seconds_per_step", "settings"):
+        for name in ("seconds_per_task", "seconds_per_step", "settings", *PROCESS_KEYS):
             del result[name]
     assert results[0] == results[1]
 
