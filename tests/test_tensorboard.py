@@ -79,7 +79,7 @@ def test_every_task_has_its_figures(searched):
 
 def test_accuracy_loss_and_memory_come_first(searched):
     groups = {tag.partition("/")[0] for tags in Events(searched / "tb").tags.values() for tag in tags}
-    assert sorted(groups) == ["accuracy", "loss", "memory", "search", "time"]
+    assert sorted(groups) == ["accuracy", "loss", "memory", "search", "size", "time"]
 
 
 def test_the_first_tasks_have_their_pictures(searched):

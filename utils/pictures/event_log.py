@@ -19,6 +19,7 @@ from utils.results.checking import as_values
 
 # The group, which is a tag's part before the "/", of a key that has the word; TensorBoard shows them from A to Z.
 GROUPS = {"accuracy": "accuracy", "agreement": "accuracy", "loss": "loss", "memory": "memory", "second": "time"}
+GROUPS |= {"entropy": "search", **dict.fromkeys(("found_parameters", "macs", "storage"), "size")}
 OTHERS = "other"
 
 
