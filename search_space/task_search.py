@@ -289,8 +289,8 @@ class TaskSearch:
         """Classifies the queries with the relaxed, soft-pruned supernet as it is now, or with the found network.
 
         Transductive: BN normalises a query batch by its own statistics; a batch holds every class equally often.
-        Otherwise, and with the found network always, BN takes the average statistics of one pass over the support set,
-        and goes image by image.
+        Otherwise, and with the found network always, BN takes the average statistics of one pass over the support set:
+        an image is classified as if it were alone, and goes through with as many others as adapting has at once.
 
         Args:
             images: (N, C, H, W) queries. labels: (N,). support: (M, C, H, W) the support images.
@@ -302,7 +302,8 @@ class TaskSearch:
             parts = query_batches(labels, self.settings.batch_size)
         else:
             self.average_batch_statistics(support, mixtures)
-            parts = torch.arange(len(labels)).split(1)
+            at_once = self.settings.schedule.largest(min(self.settings.batch_size, len(support)))
+            parts = torch.arange(len(labels)).split(at_once)
         self.supernet.train(transductive)
         predictions, loss = {}, 0.0
         for part in parts:

@@ -52,7 +52,7 @@ class Size:
         if self.queries is None:
             return largest_micro_batch(self, settings)
         if not settings.transductive:
-            return 1
+            return min(largest_micro_batch(self, settings), self.queries)
         labels = torch.arange(self.queries) % self.ways
         return max(map(len, query_batches(labels, settings.batch_size)))
 

@@ -16,7 +16,6 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from search_space.evaluation import TEST_TASK, Start
 from search_space.found import genotype_overlap
@@ -25,7 +24,6 @@ from search_space.genotype import Genotype
 from search_space.normalizers import Normalizer
 from search_space.search_network import SearchNetwork, load_meta_cell
 from search_space.settings import CENTROID, FASTEST, Schedule, SearchSettings
-from search_space.task_search import Classification, TaskSearch
 from torchmeta_loader import episodes, few_shot_tasks
 from utils.data.episode import Episode
 from utils.draws import torch_generator
@@ -90,17 +88,6 @@ def shuffle_rows(architecture, generator: torch.Generator) -> None:
         parameter.copy_(parameter[torch.randperm(len(parameter), generator=generator)])
 
 
-@torch.no_grad()
-def classify_as_one(search: TaskSearch, episode: Episode) -> Classification:
-    """What the relaxed network gives image by image, by BN's averages over the support set, in less time."""
-    mixtures = search.mixtures()
-    search.average_batch_statistics(episode.support, mixtures)
-    logits = search.supernet.eval()(episode.query, mixtures)
-    classes = logits.argmax(1)
-    accuracy = (classes == episode.query_labels).float().mean().item()
-    return Classification(accuracy, F.cross_entropy(logits, episode.query_labels).item(), classes.tolist())
-
-
 def measure_task(start: Start, alpha: str, episode: Episode) -> dict:
     """One task adapted once: the figures of its relaxed and of its found network."""
     if alpha != SEARCHED:
@@ -112,7 +99,8 @@ def measure_task(start: Start, alpha: str, episode: Episode) -> dict:
     search.adapt(episode.support, episode.support_labels)
     seconds = time.perf_counter() - started
     transductive = search.classify(episode.query, episode.query_labels, episode.support)
-    relaxed = classify_as_one(search, episode)
+    search.settings = replace(search.settings, transductive=False)
+    relaxed = search.classify(episode.query, episode.query_labels, episode.support)
     found = measure_found(search, episode, relaxed, measure=episode.number < MEASURED)
     return {
         "task": episode.number,

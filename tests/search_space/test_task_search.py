@@ -571,7 +571,7 @@ def test_inductive_statistics_are_the_cumulative_average_over_one_pass_of_the_su
         torch.testing.assert_close(norm.running_mean, mean, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(norm.running_var, variance, rtol=1e-9, atol=1e-9)
         for x, output in outputs[name]:
-            assert len(x) == 1
+            assert len(x) <= max(map(len, support_passes))
             column = (1, -1, 1, 1)
             expected = (x - mean.view(column)) / torch.sqrt(variance.view(column) + 1e-5)
             if norm.affine:
@@ -609,7 +609,7 @@ def test_testing_is_the_same_whatever_the_schedule_of_adapting(transductive):
     for schedule in (ORDINARY, *STEP_BY_STEP):
         watched = Watched(changed(PLAIN, transductive=transductive, split_num=2, schedule=schedule)).adapt()
         result = watched.search.classify(*queries(9), watched.images)
-        results.append((result.accuracy, result.loss, torch.cat(watched.logits[-9 if not transductive else -2 :])))
+        results.append((result.accuracy, result.loss, torch.cat(watched.logits)[-9:]))
     for accuracy, loss, logits in results[1:]:
         assert accuracy == results[0][0]
         assert loss == pytest.approx(results[0][1], rel=1e-8)
@@ -619,13 +619,13 @@ def test_testing_is_the_same_whatever_the_schedule_of_adapting(transductive):
 def test_inductive_logits_do_not_depend_on_the_other_queries():
     watched = inductive()
     images, labels = queries(6)
-    every, one_by_one = [], []
+    one_by_one = []
     watched.search.classify(images, labels, watched.images)
-    every = watched.logits[-6:]
+    every = torch.cat(watched.logits)[-6:]
     for i in range(6):
         watched.search.classify(images[i : i + 1], labels[i : i + 1], watched.images)
         one_by_one.append(watched.logits[-1])
-    assert torch.equal(torch.cat(every), torch.cat(one_by_one))
+    assert_close(every, torch.cat(one_by_one), "logits")
 
 
 def test_testing_changes_no_parameter():
