@@ -39,7 +39,7 @@ from utils.data.names import INPUT_SHAPES
 from utils.data.prepared import WEBSITE
 from utils.draws import derive_seed, numpy_generator
 from utils.errors import InputError
-from utils.run.cli import ArgumentParser, folder, run
+from utils.run.cli import ArgumentParser, place, run
 
 LABELLED_GLYPHS = 200  # classes of synthetic glyphs in a labelled set
 
@@ -219,21 +219,21 @@ def main() -> None:
     parser.add_argument("--prepare", choices=tuple(WEBSITE), help="the data set", **required)
     parser.add_argument(
         "--source",
-        type=folder,
+        type=place,
         metavar="FILE_OR_DIR",
         help="the folder of the downloaded files, or one of them, which is read with the others of its form: "
         "Omniglot's two zips or their unpacked folders; miniImageNet as train/val/test tars, folders of classes, or "
         "mini-imagenet-cache-<split>.pkl files",
         **required,
     )
-    parser.add_argument("--data_path", type=folder, default=Path("data"), metavar="DIR", help="where the data go")
+    parser.add_argument("--data_path", type=place, default=Path("data"), metavar="DIR", help="where the data go")
     args = parser.parse_args()
 
     from utils.data.prepare import prepare  # h5py and torchvision, which --help does without
 
-    place = args.data_path / args.prepare
+    folder = args.data_path / args.prepare
     found = prepare(args.prepare, args.source, args.data_path)
-    print(f"{place} is ready: {found}." if found else f"{place} is prepared already; nothing was changed.")
+    print(f"{folder} is ready: {found}." if found else f"{folder} is prepared already; nothing was changed.")
 
 
 if __name__ == "__main__":

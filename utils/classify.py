@@ -9,13 +9,19 @@ are classified at any depth, or one file. An image is prepared as in training: s
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os.write(2, b"\nclassify: interrupted.\n") and os._exit(130))
+
 import argparse
+import contextlib
 import csv
 import io
 import json
-import os
 import stat
-import sys
 import time
 import unicodedata
 import warnings
@@ -23,9 +29,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps, UnidentifiedImageError
+try:
+    import numpy as np
+    import onnxruntime
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"classify: error: {missing.name} is not installed: pip install onnxruntime numpy Pillow.", file=sys.stderr)
+    sys.exit(2)
 
 PREPARATION = 1  # the version of what :func:`prepare` does; a network says which one it was trained with
 METADATA = ("classes", "input_size", "mean", "std", "preparation", "bits")  # of a network, each as JSON
@@ -256,7 +268,8 @@ def classify_files(network: Network, photographs: Path) -> Iterator[Prediction]:
     for number, path in enumerate(files):
         if time.monotonic() - said > SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            print(f"{number} of {len(files)} photographs", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it
+                print(f"{number} of {len(files)} photographs", file=sys.stderr, flush=True)
         name = path.relative_to(photographs).as_posix() if photographs.is_dir() else path.name
         try:
             yield Prediction(name, network.classify(path))
@@ -334,15 +347,30 @@ def main() -> None:
     for prediction in unread:
         print(f"{prediction.file} was not read: {prediction.reason}.", file=sys.stderr)
     place = f", in {args.csv}; above are the least sure" if args.csv else ""
-    print(f"{len(predictions) - len(unread)} of {len(predictions)} files classified{place}")
+    print(f"{len(predictions) - len(unread)} of {len(predictions)} files classified{place}", flush=True)
+
+
+def _end(words: str, status: int) -> None:
+    """Ends the process, with these last words where somebody reads them."""
+    try:
+        os.write(2, f"{words}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _reason(error: Exception) -> str:
+    """In words; of the system's own errors without their number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the output'}: {error.strerror}."
+    return str(error) or "out of memory: make the photographs smaller."
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except (Refusal, OSError, MemoryError) as error:
-        print(f"classify: error: {str(error) or 'out of memory: make the photographs smaller.'}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"classify: error: {_reason(error)}", 2)
     except KeyboardInterrupt:
-        print("\nclassify: interrupted; no CSV was written.", file=sys.stderr)
-        sys.exit(130)
+        _end("\nclassify: interrupted; no CSV was written.", 130)

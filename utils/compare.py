@@ -27,7 +27,7 @@ from utils.results.outcomes import MEASURES, Measure, Outcome, as_row, check_sam
 from utils.results.run_files import RunFiles, read_run
 from utils.results.schema import FEW_SHOT, FULL
 from utils.results.settings import METHODS
-from utils.run.cli import ArgumentParser, folder, run, whole
+from utils.run.cli import ArgumentParser, place, run, whole
 from utils.run.files import write_json, write_text
 from utils.run.run_directory import lock_folder
 from utils.tables.layout import Column, markdown, number, percent, plain, text
@@ -55,7 +55,7 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         description=__doc__.splitlines()[0],
         epilog="Every other flag goes to onnas.py: see onnas.py --help.",
     )
-    parser.add_argument("--path", type=folder, default=Path("runs/compare"), help="folder of the table and the runs")
+    parser.add_argument("--path", type=place, default=Path("runs/compare"), help="folder of the table and the runs")
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, help="searches, compared with the first of them (default: all)"
     )
@@ -236,8 +236,8 @@ def main(script: Path = ONNAS):
     cells = choose_cells(args)
     runs = plan_runs(args)
     lock_folder(args.path)
-    for place, planned in enumerate(runs, start=1):
-        print(f"{place}/{len(runs)} {planned.path.name}: loading ...", file=sys.stderr)
+    for turn, planned in enumerate(runs, start=1):
+        print(f"{turn}/{len(runs)} {planned.path.name}: loading ...", file=sys.stderr)
         flags = ["--task", FULL] if args.task == FULL else []
         flags += ["--meta_cell", cells[planned.method]] if cells[planned.method] else []
         flags += ["--seed", str(planned.seed)] if planned.seed is not None else []

@@ -13,7 +13,7 @@ def check_export_path(path: Path) -> dict[str, Path]:
     Their folder need not be there yet: it may be that of the run itself.
 
     Raises:
-        InputError: another suffix, or no name for a file.
+        InputError: another suffix, no name for a file, or something else of this name.
     """
     if path.name in ("", ".."):
         raise InputError(f"--export must name a file, got {str(path)!r}.")
@@ -23,6 +23,8 @@ def check_export_path(path: Path) -> dict[str, Path]:
     if not stem or Path(stem).suffix:
         raise InputError(f"--export must end with .onnx, with .pt2 or with neither (it names all files), got {path}.")
     files = {suffix: path.with_name(stem + suffix) for suffix in SUFFIXES}
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"--export must name a file, and {path} is a device or a pipe.")
     for file in files.values():
         if file.is_dir():
             raise InputError(f"--export must name a file, and {file} is a folder.")

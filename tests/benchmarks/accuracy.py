@@ -18,7 +18,7 @@ from search_space.search_network import SearchNetwork, load_meta_cell
 from search_space.settings import FASTEST, ORDINARY, Schedule, SearchSettings
 from torchmeta_loader import episodes, few_shot_tasks
 from utils.results.intervals import mean_and_ci95
-from utils.run.cli import ArgumentParser, folder, real, run, whole
+from utils.run.cli import ArgumentParser, place, real, run, whole
 from utils.run.progress import progress_bar
 
 EPOCHS = 10  # over a task's support set
@@ -36,7 +36,7 @@ def parse_args():
     parser.add_argument(
         "--meta_cell", type=Path, default=Path("checkpoints/omniglot.pt"), metavar="FILE", help="of Omniglot"
     )
-    parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the prepared Omniglot")
+    parser.add_argument("--data_path", type=place, default=Path("data"), help="folder of the prepared Omniglot")
     parser.add_argument("--eval_epochs", type=whole(2), default=100, help="test tasks")
     parser.add_argument("--seed", type=whole(0), default=22, help="of every random draw")
     parser.add_argument("--w_lr", type=real(0), default=0.002, help="learning rate of the weights")

@@ -23,7 +23,7 @@ from search_space.task_search import TaskSearch
 from torchmeta_loader import INPUT_SHAPES, episodes, few_shot_tasks
 from utils.data.torchmeta_classes import TorchmetaClasses
 from utils.draws import Draws
-from utils.run.cli import DEVICES, ArgumentParser, folder, run, whole
+from utils.run.cli import DEVICES, ArgumentParser, place, run, whole
 from utils.run.device import choose_device
 
 WAYS = 5
@@ -49,7 +49,7 @@ def adapting_seconds(search: TaskSearch, images: torch.Tensor, labels: torch.Ten
 def main():
     parser = ArgumentParser(prog="episodes.py", description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", choices=tuple(INPUT_SHAPES), nargs="+", default=["omniglot"], help="to measure")
-    parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the data sets")
+    parser.add_argument("--data_path", type=place, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--rounds", type=whole(1), default=5, help="times that everything is measured")
     parser.add_argument("--tasks", type=whole(1), default=20, help="tasks that are loaded a round")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.run.cli import ArgumentParser, folder, real, run
+from utils.run.cli import ArgumentParser, place, real, run
 
 MIB = 2**20
 ONNAS = Path(__file__).resolve().parents[2] / "onnas.py"
@@ -70,7 +70,7 @@ def parse_args():
     parser = ArgumentParser(prog="hard_limit.py", description=__doc__.splitlines()[0])
     parser.add_argument("--meta_cell", type=Path, required=True, metavar="FILE", help="of the data set, by tfml.py")
     parser.add_argument("--dataset", default="miniimagenet", help="any that onnas.py knows")
-    parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the prepared data sets")
+    parser.add_argument("--data_path", type=place, default=Path("data"), help="folder of the prepared data sets")
     parser.add_argument(
         "--limit_mib", type=real(1), metavar="MIB", help="default: midway between the two peaks without a limit"
     )

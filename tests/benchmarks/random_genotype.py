@@ -17,14 +17,14 @@ from search_space.genotype import random_genotype, save_genotype
 from search_space.primitives import FULL_TASK
 from utils.draws import torch_generator
 from utils.errors import InputError
-from utils.run.cli import ArgumentParser, folder, run, whole
+from utils.run.cli import ArgumentParser, place, run, whole
 
 ONNAS = Path(__file__).resolve().parents[2] / "onnas.py"
 
 
 def parse_args():
     parser = ArgumentParser(prog="random_genotype.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--path", type=folder, default=Path("runs/random_genotype"), help="folder of the runs")
+    parser.add_argument("--path", type=place, default=Path("runs/random_genotype"), help="folder of the runs")
     parser.add_argument("--seeds", type=whole(0), nargs="+", default=[1, 2, 3], help="of search, genotype and training")
     parser.add_argument("--nodes", type=whole(1), default=3, help="nodes of a cell")
     return parser.parse_known_args()

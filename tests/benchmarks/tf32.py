@@ -20,7 +20,7 @@ from search_space.settings import SearchSettings
 from torchmeta_loader import episodes, few_shot_tasks
 from utils.data.episode import Episode
 from utils.results.intervals import mean_and_ci95
-from utils.run.cli import ArgumentParser, folder, real, run, whole
+from utils.run.cli import ArgumentParser, place, real, run, whole
 from utils.run.progress import progress_bar
 
 ATEN = torch.ops.aten
@@ -59,7 +59,7 @@ def parse_args():
         metavar="FILE",
         help="of Omniglot, by tfml.py",
     )
-    parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the prepared Omniglot")
+    parser.add_argument("--data_path", type=place, default=Path("data"), help="folder of the prepared Omniglot")
     parser.add_argument("--eval_epochs", type=whole(2), default=100, help="test tasks, 5-way 1-shot, 15 queries")
     parser.add_argument("--seed", type=whole(0), default=22, help="of every random draw")
     parser.add_argument("--w_lr", type=real(0), default=0.002, help="learning rate of the weights")

@@ -29,7 +29,7 @@ from utils.data.episode import Episode
 from utils.draws import torch_generator
 from utils.memory import PeakMemory
 from utils.results.intervals import mean_and_ci95
-from utils.run.cli import ArgumentParser, folder, real, run, whole
+from utils.run.cli import ArgumentParser, place, real, run, whole
 from utils.run.progress import progress_bar
 
 METHODS = {"full": {}, "onnas": {"sampleno": 2, "beta_sampling": True}}
@@ -49,9 +49,9 @@ ROWS = {
 def parse_args():
     parser = ArgumentParser(prog="what_the_search_is_worth.py", description=__doc__.splitlines()[0])
     parser.add_argument("--meta_cell", type=Path, default=Path("checkpoints/omniglot.pt"), help="of Omniglot")
-    parser.add_argument("--data_path", type=folder, default=Path("data"), help="folder of the prepared Omniglot")
+    parser.add_argument("--data_path", type=place, default=Path("data"), help="folder of the prepared Omniglot")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="whose characters are tested on")
-    parser.add_argument("--path", type=folder, default=Path("runs/search_worth"), help="folder of what is measured")
+    parser.add_argument("--path", type=place, default=Path("runs/search_worth"), help="folder of what is measured")
     parser.add_argument("--ways", type=whole(2), default=5, help="classes of a task")
     parser.add_argument("--shots", type=whole(1), default=5, help="support images a class")
     parser.add_argument("--queries", type=whole(1), default=15, help="query images a class")

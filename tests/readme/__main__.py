@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.readme.pages import ROOT, Block, as_script, blocks, pages
 from tests.readme.parsing import make_commands
 from utils.errors import InputError
-from utils.run.cli import ArgumentParser, folder, run
+from utils.run.cli import ArgumentParser, place, run
 
 # In bash: the status of a block is that of its last command that failed.
 START = "trap 'block_status=$?' ERR"
@@ -30,7 +30,7 @@ def parse_args():
     parser = ArgumentParser(prog="tests.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--page", action="append", help="a page's name, can be repeated (default: all pages)")
     parser.add_argument("--only", metavar="SUBSTRING", default="", help="run only the blocks that contain it")
-    parser.add_argument("--data_path", type=folder, metavar="DIR", help="folder of the data sets: the clone's data/")
+    parser.add_argument("--data_path", type=place, metavar="DIR", help="folder of the data sets: the clone's data/")
     parser.add_argument(
         "--fresh", action="store_true", help="install a .venv as quickstart.sh does (default: the active environment)"
     )

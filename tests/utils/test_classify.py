@@ -177,6 +177,38 @@ def test_interrupt_leaves_the_csv_as_it_was(tmp_path, photographs):
     assert (tmp_path / "s.csv").read_text() == "old"
 
 
+def test_interrupt_while_it_imports_is_one_line(tmp_path):
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+    )
+    default = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - a shell may ignore it
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(SCRIPT), "n.onnx", "."]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=default)
+    assert (finished.returncode, finished.stderr) == (130, "\nclassify: interrupted.\n")
+
+
+def test_what_is_not_installed_is_named(tmp_path):
+    (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(name='onnxruntime')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    finished = subprocess.run([sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True)
+    said = "classify: error: onnxruntime is not installed: pip install onnxruntime numpy Pillow.\n"
+    assert (finished.returncode, finished.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("where", ["pipe", "full"])
+def test_output_that_cannot_be_written_costs_no_csv(where, tmp_path, photographs):
+    reading, writing = os.pipe()
+    os.close(reading)
+    output = writing if where == "pipe" else os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, SCRIPT, write_network(tmp_path / "n.onnx"), photographs, "--csv", tmp_path / "s.csv"]
+    finished = subprocess.run([*map(str, command)], stdout=output, stderr=subprocess.PIPE, text=True)
+    reason = {"pipe": "Broken pipe", "full": "No space left on device"}[where]
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1] == f"classify: error: the output: {reason}."
+    assert (tmp_path / "s.csv").exists()
+
+
 def test_file_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "s.csv").write_text("old")
 

@@ -290,6 +290,11 @@ def test_path_of_a_folder_is_refused(tmp_path):
         check_export_path(tmp_path / "net.onnx")
 
 
+def test_a_device_is_no_file_to_export_to():
+    with pytest.raises(InputError, match="--export must name a file, and /dev/null is a device or a pipe."):
+        check_export_path(Path("/dev/null"))
+
+
 def test_network_is_left_as_it_was(tmp_path):
     network = linear_network().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

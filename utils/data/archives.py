@@ -25,6 +25,12 @@ DAMAGE = (
     *(pickle.UnpicklingError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError, MemoryError),
 )
 LARGEST_IMAGE_FILE = 64 * 2**20  # bytes; photographs have a few MiB
+# What tarfile reads whole before it gives a member, to find its long name there.
+TAR_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+LARGEST_TAR_HEADER = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,20 @@ class ArchivedImages:
         return f"{self.top}/{'<folder>/' * self.depth}<image>"
 
 
+class TarMember(tarfile.TarInfo):
+    """A member of a tar, whose header is looked at before what it announces is read."""
+
+    @classmethod
+    def frombuf(cls, *block: object) -> "TarMember":
+        """Raises:
+        ValueError: a header of names and comments that is far too large.
+        """
+        member = super().frombuf(*block)
+        if member.type in TAR_HEADERS and member.size > LARGEST_TAR_HEADER:
+            raise ValueError(f"it has a header of {member.size} bytes")
+        return member
+
+
 @contextlib.contextmanager
 def refusing_damage(path: Path) -> Iterator[None]:
     """Turns what damaged or unreadable files raise into one sentence that names the file."""
@@ -147,7 +167,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, tarinfo=TarMember) as archive:
         for member in archive:
             if not member.isdir() and not member.isfile():
                 raise InputError(f"{path} holds {member.name}, a link or a device: unpack it, and name the folder.")

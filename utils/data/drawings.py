@@ -13,7 +13,7 @@ from pathlib import Path
 
 from utils.data.glyphs import draw_glyph, invent_glyph
 from utils.draws import numpy_generator
-from utils.run.cli import ArgumentParser, folder, run
+from utils.run.cli import ArgumentParser, place, run
 from utils.run.files import replacing_folder
 
 CLASSES, SHOTS, QUERIES = 5, 5, 10
@@ -38,7 +38,7 @@ def write_drawings(path: Path) -> None:
 
 def main() -> None:
     parser = ArgumentParser(prog="utils.data.drawings", description=__doc__.splitlines()[0].partition(":")[0])
-    parser.add_argument("path", type=folder, metavar="FOLDER", help="is made; one that is there stays as it is")
+    parser.add_argument("path", type=place, metavar="FOLDER", help="is made; one that is there stays as it is")
     path = parser.parse_args().path
     if path.exists():
         print(f"{path} is there already; nothing was changed.")

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from utils.data.archives import refusing_damage
+from utils.data.archives import TarMember, refusing_damage
 from utils.data.class_folders import check_name
 from utils.data.image_reader import SMALLEST_SIDE
 from utils.errors import InputError
@@ -83,7 +83,7 @@ def _load_pickle(path: Path, name: str) -> dict:
         _check_size(path, path.stat().st_size)
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, tarinfo=TarMember) as archive:
         for member in archive:
             if PurePosixPath(member.name).name == name and member.isfile():
                 _check_size(f"{path}: {name}", member.size)

@@ -9,12 +9,12 @@ if __name__ == "__main__":
     begin("utils.report")  # before what takes seconds to import
 
 from utils.report.page import write_report
-from utils.run.cli import ArgumentParser, folder, run
+from utils.run.cli import ArgumentParser, place, run
 
 
 def main():
     parser = ArgumentParser(prog="utils.report", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=folder, metavar="RUN_FOLDER", help="the --path of a run of tfml.py or onnas.py")
+    parser.add_argument("run", type=place, metavar="RUN_FOLDER", help="the --path of a run of tfml.py or onnas.py")
     print(write_report(parser.parse_args().run))
 
 

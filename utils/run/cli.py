@@ -78,13 +78,6 @@ def real(low: float, high: float | None = None) -> Callable[[str], float]:
     return _number(float, low, high, "a number")
 
 
-def folder(text: str) -> Path:
-    """An argparse type: a folder's path. An empty one is a shell variable that was not set, not the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a folder, got an empty name")
-    return Path(text)
-
-
 def place(text: str) -> Path:
     """An argparse type: the path of a file or a folder, "~" expanded; none is empty, as of an unset variable."""
     if not text:

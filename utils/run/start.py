@@ -36,6 +36,7 @@ def begin(prog: str) -> None:
     import warnings  # here, as what comes before it is not in one line when Ctrl-C comes
 
     warnings.showwarning = _show_warning
+    sys.excepthook = lambda kind, error, trace: _say_what_is_missing(prog, kind, error, trace)
     limit = memory_limit()
     if limit is not None and "torch" not in sys.modules and not _rehearse_imports():
         _leave(f"{prog}: error: out of memory: PyTorch does not fit in {limit}: raise the limit.", 2)
@@ -49,6 +50,14 @@ def imports_are_done() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     sys.unraisablehook = _interrupt_again
+    sys.excepthook = sys.__excepthook__
+
+
+def _say_what_is_missing(prog: str, kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    if kind is not ModuleNotFoundError:
+        sys.__excepthook__(kind, error, trace)
+        return
+    _leave(f"{prog}: error: the Python package {error.name} is not installed: pip install -r requirements.txt.", 2)
 
 
 def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:

@@ -18,7 +18,7 @@ from textwrap import fill
 from utils.errors import InputError
 from utils.results.run_files import RunFiles, find_runs
 from utils.results.schema import KINDS
-from utils.run.cli import ArgumentParser, folder, run
+from utils.run.cli import ArgumentParser, place, run
 from utils.run.files import write_json, write_text
 from utils.tables import few_shot, full_task, memory, storage
 from utils.tables.layout import Column, markdown, plain
@@ -60,9 +60,9 @@ def as_text(tables: dict[str, list[dict]], unfinished: list[dict]) -> str:
 def main():
     parser = ArgumentParser(prog="utils.tables", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "runs", nargs="+", type=folder, metavar="RUN_FOLDER", help="folder of a run, or one above several"
+        "runs", nargs="+", type=place, metavar="RUN_FOLDER", help="folder of a run, or one above several"
     )
-    parser.add_argument("--path", type=folder, default=Path("runs/tables"), help="folder that it is written into")
+    parser.add_argument("--path", type=place, default=Path("runs/tables"), help="folder that it is written into")
     args = parser.parse_args()
     runs = find_runs(args.runs)
     tables = {name: module.rows(runs) for name, module in TABLES.items()}

@@ -1,8 +1,10 @@
 """Images in zips, tars and folders: what is passed over, and everything that is refused."""
 
+import gzip
 import os
 import shutil
 import tarfile
+import tracemalloc
 
 import pytest
 
@@ -87,6 +89,24 @@ def test_files_are_looked_at_before_they_are_read(miniimagenet_files, tmp_path):
     with (pickles / "mini-imagenet-cache-val.pkl").open("r+b") as file:
         file.truncate(2**31)
     assert f"mini-imagenet-cache-val.pkl has {2**31} bytes: a part " in refusal("miniimagenet", pickles, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_tar_header_that_inflates_is_not_read(kind, miniimagenet_files, tmp_path):
+    source = miniimagenet_tars(tmp_path / "source", miniimagenet_files)
+    header = tarfile.TarInfo("train/ntrain0000/image0.jpg")
+    header.type, header.size = kind, 2**28
+    with gzip.open(source / "train.tar", "wb", compresslevel=1) as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(2**8):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    text = refusal("miniimagenet", source, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert f"{source}/train.tar cannot be read whole" in text
+    assert f"it has a header of {2**28} bytes." in text
+    assert peak < 2**26
 
 
 def test_a_link_in_a_tar_is_refused(miniimagenet_files, tmp_path):

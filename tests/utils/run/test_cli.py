@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from utils.errors import InputError
-from utils.run.cli import ArgumentParser, folder, real, run, switch, whole
+from utils.run.cli import ArgumentParser, place, real, run, switch, whole
 
 pytestmark = pytest.mark.usefixtures("restored_process")
 
@@ -42,9 +42,12 @@ def test_not_a_number_of_at_least_zero(text, parse):
     assert "a number" in refusal(parse, text)
 
 
-def test_folder_is_a_path_but_not_an_empty_one():
-    assert folder("runs/a b") == Path("runs/a b")
-    assert "a folder" in refusal(folder, "")
+def test_a_place_is_a_path_but_not_an_empty_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert place("runs/a b") == Path("runs/a b")
+    assert place("~/runs") == Path("/home/somebody/runs")
+    assert "a path, got an empty name" in refusal(place, "")
+    assert "there is no such home folder" in refusal(place, "~no_such_user/runs")
 
 
 @pytest.mark.parametrize("text", ["2", "-1", "yes", "", "01", "1.0"])

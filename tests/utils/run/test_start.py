@@ -54,6 +54,11 @@ def test_interrupted_while_it_imports():
     assert ended(process) == (130, "x.py: interrupted before it began.\n")
 
 
+def test_a_package_that_is_not_installed_is_named():
+    said = "x.py: error: the Python package no_such_package is not installed: pip install -r requirements.txt.\n"
+    assert ended(start("import no_such_package")) == (2, said)
+
+
 def test_interrupted_in_a_destructor():
     """Python itself drops what a destructor raises."""
     dropping = "class Dropped:\n    def __del__(self): signal.raise_signal(signal.SIGINT)"
@@ -105,8 +110,8 @@ def test_imports_that_fit_are_followed_by_the_work_once():
 
 def test_what_is_not_installed_is_said_whatever_the_limit():
     status, said = ended(start("import no_such_module", preexec_fn=limit_memory))
-    assert status == 1
-    assert "No module named 'no_such_module'" in said
+    assert status == 2
+    assert "no_such_module is not installed" in said
 
 
 def test_work_that_does_not_fit_says_in_what():
