@@ -291,7 +291,7 @@ def test_path_of_a_folder_is_refused(tmp_path):
 
 
 def test_a_device_is_no_file_to_export_to():
-    with pytest.raises(InputError, match="--export must name a file, and /dev/null is a device or a pipe."):
+    with pytest.raises(InputError, match=r"--export must name a file, and /dev/null is a device or a pipe\."):
         check_export_path(Path("/dev/null"))
 
 
