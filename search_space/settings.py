@@ -56,6 +56,7 @@ class SearchSettings:
     unrolled: the architecture gradient looks one weight step ahead, see search_space/unrolled.py.
     head_init: where a task's head starts, one of HEAD_STARTS.
     transductive: BN normalises a query batch by its own statistics.
+    query_batch: images of such a batch; None: batch_size.
     compiled: tasks side by side run code that torch.compile made.
     """
 
@@ -75,6 +76,7 @@ class SearchSettings:
     head_init: str = META
     found_epochs: int = 0
     transductive: bool = True
+    query_batch: int | None = None
     compiled: bool = False
 
 

@@ -299,7 +299,7 @@ class TaskSearch:
         mixtures = found or self.mixtures()
         transductive = self.settings.transductive and found is None
         if transductive:
-            parts = query_batches(labels, self.settings.batch_size)
+            parts = query_batches(labels, self.settings.query_batch or self.settings.batch_size)
         else:
             self.average_batch_statistics(support, mixtures)
             at_once = self.settings.schedule.largest(min(self.settings.batch_size, len(support)))

@@ -94,19 +94,21 @@ def plan_search_aside(
 def search_ways(settings: SearchSettings, memory: MemoryFlags, size: Size) -> list[list[SearchSettings]]:
     """The ways a search can be run, in lists of ever less memory, from the one to be preferred.
 
-    For each schedule they go from the largest micro-batch to one of three images.
+    For each schedule they go from the largest micro-batch to one of three images. Transductive testing, too, has as
+    many images at once, but one of each class at least.
     """
+
+    def way(schedule: Schedule) -> SearchSettings:
+        scheduled = replace(settings, schedule=schedule)
+        return replace(scheduled, query_batch=max(size.ways, largest_micro_batch(size, scheduled)))
+
     if memory.split_num is not None:
-        schedules = (Schedule(name, memory.split_num) for name in memory.schedules)
-        return [[replace(settings, schedule=schedule)] for schedule in schedules]
+        return [[way(Schedule(name, memory.split_num))] for name in memory.schedules]
     by_size = {}
     for number in range(1, max(1, settings.batch_size // SMALLEST) + 1):
-        way = replace(settings, schedule=Schedule(ORDINARY, number, SMALLEST))
-        by_size.setdefault(largest_micro_batch(size, way), way.schedule)
-    return [
-        [replace(settings, schedule=replace(schedule, name=name)) for schedule in by_size.values()]
-        for name in memory.schedules
-    ]
+        schedule = Schedule(ORDINARY, number, SMALLEST)
+        by_size.setdefault(largest_micro_batch(size, replace(settings, schedule=schedule)), schedule)
+    return [[way(replace(schedule, name=name)) for schedule in by_size.values()] for name in memory.schedules]
 
 
 def plan_training(

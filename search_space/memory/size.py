@@ -54,7 +54,7 @@ class Size:
         if not settings.transductive:
             return min(largest_micro_batch(self, settings), self.queries)
         labels = torch.arange(self.queries) % self.ways
-        return max(map(len, query_batches(labels, settings.batch_size)))
+        return max(map(len, query_batches(labels, settings.query_batch or settings.batch_size)))
 
 
 def largest_micro_batch(task: Size, settings: SearchSettings) -> int:

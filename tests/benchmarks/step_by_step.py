@@ -20,6 +20,7 @@ from search_space.search_network import SearchNetwork
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
 from search_space.task_search import TaskSearch
 from utils.draws import Draws
+from utils.results.published import TITLES
 from utils.run.cli import DEVICES, ArgumentParser, run, whole
 from utils.run.device import choose_device
 
@@ -69,7 +70,8 @@ def main():
                 taken = step_seconds(net, images, labels, changes, number)
                 if number >= 0:
                     seconds[row].append(taken)
-        print(f"| {name} | seconds a step | of plain autograd | of it with PyTorch's BN |\n| --- | --- | --- | --- |")
+        print(f"| {TITLES[name]} | seconds a step | of plain autograd | of it with PyTorch's BN |")
+        print("| --- | --- | --- | --- |")
         for row, taken in seconds.items():
             ratios = [
                 median(one / base for one, base in zip(taken, seconds[baseline], strict=True))

@@ -267,7 +267,7 @@ def test_a_given_genotype_was_not_searched(tmp_path):
 
 def memory_table(folder: Path, device: str = "cpu", **peaks: float) -> Path:
     """A memory table of Omniglot alone."""
-    ways = {way.replace("_", " "): {"adapting_mib": peak} for way, peak in peaks.items()}
+    ways = {way.replace("_", " "): {"adapting_mib": peak, "testing_mib": 0.5} for way, peak in peaks.items()}
     return write(folder, memory={"device": device, "seed": 21, "peaks": {"Omniglot": ways}})
 
 

@@ -108,6 +108,7 @@ class Measured(TypedDict):
     """A cell of the memory table."""
 
     adapting_mib: Amount
+    testing_mib: Amount
 
 
 class MemoryTable(TypedDict):
@@ -149,10 +150,15 @@ def find_runs(folders: Iterable[Path]) -> Runs:
         for path in sorted(files):
             found.setdefault(path.resolve(), path)
     runs = [read_run(path.parent) for path in found.values() if path.name == "args.json"]
-    return Runs(runs, {path: _read_memory(path) for path in found.values() if path.name == "memory.json"})
+    return Runs(runs, {path: read_memory(path) for path in found.values() if path.name == "memory.json"})
 
 
-def _read_memory(path: Path) -> MemoryTable:
+def read_memory(path: Path) -> MemoryTable:
+    """Reads what search_space.memory_table measured, maybe not all of it yet.
+
+    Raises:
+        InputError: it is damaged.
+    """
     table = read_json(path, "search_space.memory_table")
     wrong = misfit(table, MemoryTable, "it")
     if wrong:

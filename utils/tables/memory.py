@@ -1,4 +1,4 @@
-"""Table of memory: peaks of adapting by way to search, beside the published ones."""
+"""Table of memory: peaks of a task by way to search, beside the published ones."""
 
 from pathlib import Path
 
@@ -28,13 +28,14 @@ def rows(runs: Runs) -> list[dict]:
 
 
 def _measured(runs: Runs, name: str, way: str) -> dict[str, float]:
-    """Peaks in MiB, by where they were measured."""
+    """Peaks in MiB of adapting or of testing, whichever is larger, by where they were measured."""
     places = [f"here, {device(table)}" for table in runs.memory.values()]
     found = {}
     for place, (path, table) in zip(places, runs.memory.items(), strict=True):
         peaks = table["peaks"].get(TITLES[name], {})
         if way in peaks:  # two tables of a device are told apart by their folders
-            found[place if places.count(place) == 1 else f"{place}, {path.parent}"] = peaks[way]["adapting_mib"]
+            name_of_place = place if places.count(place) == 1 else f"{place}, {path.parent}"
+            found[name_of_place] = max(peaks[way]["adapting_mib"], peaks[way]["testing_mib"])
     return found
 
 
@@ -73,7 +74,7 @@ def draw(table: list[dict], path: Path) -> None:
     """Draws the bar chart, a panel a data set."""
     names = sources(table)
     panels = {}
-    for name in DATASETS:
+    for name in dict.fromkeys(row["dataset"] for row in table):
         by_way = {row["way"]: row for row in table if row["dataset"] == name}
         panels[TITLES[name]] = {
             MEMORY_GPU: {way: row["published_gpu_mb"] for way, row in by_way.items()},

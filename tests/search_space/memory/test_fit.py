@@ -24,7 +24,7 @@ from search_space.memory.fit import (
 from search_space.memory.predict import predict
 from search_space.memory.size import Size, largest_micro_batch
 from search_space.primitives import FEW_SHOT
-from search_space.settings import FASTEST, LEANEST, ORDINARY, SearchSettings
+from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
 from tests.helpers import changed
 from utils.errors import BudgetError, InputError
 
@@ -76,7 +76,7 @@ def test_ways_go_from_the_largest_micro_batch_to_the_smallest(shots, batch_size)
     batches = size.batch_sizes(settings)
     largest = []
     for way in ways[0]:
-        assert replace(way, schedule=settings.schedule) == settings
+        assert replace(way, schedule=settings.schedule, query_batch=None) == settings
         of_way = [len(part) for batch in batches for part in micro_batches(torch.arange(batch), way.schedule)]
         assert min(of_way) >= min(SMALLEST, *batches)
         assert max(of_way) == largest_micro_batch(size, way)
@@ -116,7 +116,7 @@ def test_budget_that_is_named_will_do_and_a_smaller_one_will_not():
 
 
 def test_transductive_testing_that_needs_the_most_is_said_to_be_the_reason():
-    size, leanest = Size(3, 12, 6, SHAPE), replace(EITHER, schedule=LEANEST)
+    size, leanest = Size(6, 12, 6, SHAPE), replace(EITHER, schedule=LEANEST)  # a batch has an image of each class
     settings = replace(SETTINGS, batch_size=6, sampleno=2, beta_sampling=True)
     with pytest.raises(BudgetError, match=r"for testing.*--transductive 0") as refusal:
         plan_search(settings, replace(leanest, memory_budget=0.1), NETWORK, size)
@@ -124,6 +124,16 @@ def test_transductive_testing_that_needs_the_most_is_said_to_be_the_reason():
     takes = float(re.search(r"adapting takes ([0-9.]+)", str(refusal.value)).group(1))
     assert takes < smallest_budget(refusal)
     plan_search(replace(settings, transductive=False), replace(leanest, memory_budget=takes + 0.05), NETWORK, size)
+
+
+def test_transductive_testing_stays_within_the_peak_of_adapting():
+    size, leanest = Size(3, 12, 6, SHAPE), replace(EITHER, schedule=LEANEST)
+    settings = replace(SETTINGS, batch_size=6, sampleno=2, beta_sampling=True)
+    whole = predict(NETWORK, size, replace(settings, schedule=Schedule(LEANEST, 2)))
+    assert whole.testing_mib > whole.adapting_mib  # all six queries at once
+    way, prediction = plan_search(settings, replace(leanest, memory_budget=whole.adapting_mib + 0.05), NETWORK, size)
+    assert (way.schedule.split_num, way.query_batch) == (2, 3)
+    assert prediction.testing_mib <= prediction.adapting_mib
 
 
 def test_without_a_budget_the_settings_stay_and_a_dry_run_predicts():
