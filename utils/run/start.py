@@ -9,8 +9,8 @@ from __future__ import annotations
 import _signal as signal  # in C; signal.py takes as long to import as Python to start, and Ctrl-C could come meanwhile
 import os
 import resource
+import select
 import sys
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,14 +21,16 @@ MIB = 2**20
 ULIMITS = {"v": resource.RLIMIT_AS, "d": resource.RLIMIT_DATA}  # by the letter of the shell's ulimit
 HEADROOM = 64 * MIB  # what must be left after the imports
 SPIN_SECONDS = 4  # of computing without one new page of memory; imports touch new pages all the time
-REFUSED = 2  # exit status of a parser: the real process is to say so
-PROBE_SECONDS = 300  # of computing, after which a rehearsal is ended in any case
+LONGEST_IMPORTS = 300  # seconds of computing
+DIE_WITH_PARENT = 1  # prctl's number for it
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_rehearsing = False  # whether this process only tries out the imports
+_watched: int | None = None  # where the end of the imports is told to the process that watches this one
 
 
 def begin(prog: str) -> None:
-    """Prepares a script's process; ends it where its memory limit is too low for PyTorch."""
+    """Prepares a script's process; within a memory limit it goes on in a process of its own, which is watched."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
         signal.signal(signal.SIGINT, lambda *_: _leave(f"{prog}: interrupted before it began.", 130))
     open_standard_streams()
@@ -36,16 +38,21 @@ def begin(prog: str) -> None:
     import warnings  # here, as what comes before it is not in one line when Ctrl-C comes
 
     warnings.showwarning = _show_warning
-    sys.excepthook = lambda kind, error, trace: _say_what_is_missing(prog, kind, error, trace)
-    limit = memory_limit()
-    if limit is not None and "torch" not in sys.modules and not _rehearse_imports():
-        _leave(f"{prog}: error: out of memory: PyTorch does not fit in {limit}: raise the limit.", 2)
+    limit = memory_limit() if "torch" not in sys.modules else None
+    sys.excepthook = lambda kind, error, trace: _end_imports(prog, limit, kind, error, trace)
+    if limit is not None:
+        _go_on_watched(prog, limit)
 
 
 def imports_are_done() -> None:
-    """Ends a rehearsal; else Ctrl-C raises KeyboardInterrupt from here on."""
-    if _rehearsing:
-        os._exit(0 if _can_allocate(HEADROOM) else 1)
+    """From here on Ctrl-C raises KeyboardInterrupt.
+
+    Raises:
+        MemoryError: too little is left to work in.
+    """
+    if _watched is not None:
+        bytearray(HEADROOM)
+        os.write(_watched, b".")
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -53,11 +60,13 @@ def imports_are_done() -> None:
     sys.excepthook = sys.__excepthook__
 
 
-def _say_what_is_missing(prog: str, kind: type, error: BaseException, trace: TracebackType | None) -> None:
-    if kind is not ModuleNotFoundError:
-        sys.__excepthook__(kind, error, trace)
-        return
-    _leave(f"{prog}: error: the Python package {error.name} is not installed: pip install -r requirements.txt.", 2)
+def _end_imports(prog: str, limit: str | None, kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    """Says in one line what the imports have failed of: a package that is absent, or a memory limit."""
+    if kind is ModuleNotFoundError:
+        _leave(f"{prog}: error: the Python package {error.name} is not installed: pip install -r requirements.txt.", 2)
+    if limit is not None:
+        _leave(_does_not_fit(prog, limit), 2)
+    sys.__excepthook__(kind, error, trace)
 
 
 def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
@@ -148,40 +157,55 @@ def memory_limit() -> str | None:
     return " and ".join(f"the {limit // MIB} MiB of ulimit -{letter}" for letter, limit in limited.items())
 
 
-def _rehearse_imports() -> bool:
-    """Whether a copy of this process gets through the imports that follow, with some memory left.
+def _does_not_fit(prog: str, limit: str) -> str:
+    return f"{prog}: error: out of memory: PyTorch does not fit in {limit}: raise the limit."
 
-    In too little memory native code crashes while it is imported, or tries again for ever: no exception tells.
+
+def _go_on_watched(prog: str, limit: str) -> None:
+    """Returns in a copy of this process; this one waits for it and ends as it does.
+
+    In too little memory native code crashes, or while it is imported tries again for ever: no exception tells.
     """
-    global _rehearsing
-    child = os.fork()
-    if child:
-        return _gets_through(child)
-    _rehearsing = True
-    resource.setrlimit(resource.RLIMIT_CPU, (PROBE_SECONDS, PROBE_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for descriptor in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
-    sys.excepthook = _end_rehearsal
-    return True
+    global _watched
+    reading, writing = os.pipe()
+    parent, child = os.getpid(), os.fork()
+    if not child:
+        os.close(reading)
+        _watched = writing
+        import ctypes
+
+        os.setpgid(0, 0)  # Ctrl-C reaches it once: by the process that watches it
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+    os.close(writing)
+    for number in PASSED_ON:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: os.kill(child, number))
+    imported, spins = _watch_imports(child, reading)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status >= 0:
+        os._exit(status)
+    if spins or (-status in CRASHES and not imported):
+        _leave(_does_not_fit(prog, limit), 2)
+    if -status in CRASHES:
+        _leave(f"\n{prog}: error: out of memory in {limit}: PyTorch has crashed of it: raise the limit.", 2)
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(parent, -status)
 
 
-def _end_rehearsal(kind: type, error: BaseException, trace: TracebackType | None) -> NoReturn:
-    os._exit(0 if kind is ModuleNotFoundError else 1)  # what is not installed is for the real process to say
-
-
-def _gets_through(child: int) -> bool:
+def _watch_imports(child: int, told: int) -> tuple[bool, bool]:
+    """Whether a process gets through its imports; and whether it spins, and was ended."""
     pages, since = 0, 0.0
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status) in (0, REFUSED)
+    while not select.select([told], [], [], 0.05)[0]:
         pages_now, seconds = _pages_and_seconds(child)
         if pages_now != pages:
             pages, since = pages_now, seconds
-        elif seconds - since > SPIN_SECONDS:
+        if seconds - since > SPIN_SECONDS or seconds > LONGEST_IMPORTS:
             os.kill(child, signal.SIGKILL)
-        time.sleep(0.05)
+            return False, True
+    return os.read(told, 1) == b".", False
 
 
 def _pages_and_seconds(process: int) -> tuple[int, float]:
@@ -190,11 +214,3 @@ def _pages_and_seconds(process: int) -> tuple[int, float]:
         fields = file.read().rpartition(")")[2].split()
     ticks = int(fields[11]) + int(fields[12])
     return int(fields[7]) + int(fields[9]), ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _can_allocate(size: int) -> bool:
-    try:
-        bytearray(size)
-    except MemoryError:
-        return False
-    return True

@@ -122,6 +122,39 @@ def test_work_that_does_not_fit_says_in_what():
     )
 
 
+def test_a_crash_for_want_of_memory_is_one_sentence():
+    status, said = ended(start("", "os.kill(os.getpid(), signal.SIGSEGV)", preexec_fn=limit_memory))
+    what = "out of memory in the 200 MiB of ulimit -d: PyTorch has crashed of it: raise the limit."
+    assert (status, said) == (2, f"\nx.py: error: {what}\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_reaches_the_work_within_a_limit(number, status):
+    def limited() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        limit_memory()
+
+    process = start("", "print('at work', flush=True)\ntime.sleep(60)", preexec_fn=limited)
+    process.stdout.readline()
+    process.send_signal(number)
+    assert ended(process)[0] == status
+
+
+def test_the_work_within_a_limit_ends_with_the_process_that_watches_it():
+    process = start("", "print(os.getpid(), flush=True)\ntime.sleep(60)", preexec_fn=limit_memory)
+    worker = int(process.stdout.readline())
+    assert worker != process.pid
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        state = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
+
+
 # --- Standard streams -----------------------------------------------------------------------------------------------
 
 WORK = "for _ in range(3):\n    print('x' * 9999, flush=True)\n    print('bar', file=sys.stderr)\nprint('done')\n"
