@@ -26,7 +26,7 @@ from utils.memory import MIB, LiveTensorBytes
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-MOST_CHOICES = 100  # that are drawn to find a heavy one
+FEWEST_CHOICES, MOST_CHOICES = 20, 100  # that are drawn to find a heavy one
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,18 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
 
 
 def _heaviest(supernet: Supernet, drawn: list[dict], trained: list[set[str]], schedule: Schedule) -> int:
-    """Which of the choices that were drawn takes the most memory."""
-    if not schedule.step_by_step:  # the activations of all chosen candidates are there at once: they decide
-        return max(range(len(drawn)), key=lambda number: _kept_activations(supernet, drawn[number]))
-    sizes = [sum(supernet.get_parameter(name).numel() for name in names) for names in trained]
-    return sizes.index(max(sizes))
+    """Which of the choices that were drawn takes the most memory.
+
+    That is decided by the activations that are there at once, which are those of one candidate step by step and those
+    of all chosen ones otherwise; between equals by the parameters that get a gradient.
+    """
+
+    def size(number: int) -> tuple[float, int]:
+        kept = _kept_activations(supernet, drawn[number])
+        parameters = sum(supernet.get_parameter(name).numel() for name in trained[number])
+        return max(kept) if schedule.step_by_step else sum(kept), parameters
+
+    return max(range(len(drawn)), key=size)
 
 
 def _adapt(
@@ -165,26 +172,29 @@ def _test(
 
 
 def _likely_choices(architecture: Architecture, task: Size, settings: SearchSettings) -> list[Choice]:
-    """As many uniform draws as a task's selection is likely to make different choices."""
+    """As many uniform draws as a task's selection is likely to make different choices.
+
+    A task of two steps is one of many: they are as many as a few such tasks make.
+    """
     if settings.sampleno is None and not settings.beta_sampling:
         return [EVERYTHING]
     number = settings.epochs * len(task.batch_sizes(settings))
     if settings.alpha_expect and number > HISTORY:
         # Then it stays with the best, but for the share that explores.
         number = HISTORY + 1 + math.ceil(EXPLORE * (number - HISTORY))
-    number = min(number, MOST_CHOICES)
+    number = max(FEWEST_CHOICES, min(number, MOST_CHOICES))
     generator = torch.Generator().manual_seed(0)
     selector = Selector(architecture, settings.sampleno, False, settings.beta_sampling, generator)
     return [selector.choose(settings.normalizer.annealed(0, 1), 0.0, number) for _ in range(number)]
 
 
-def _kept_activations(supernet: Supernet, mixtures: dict[str, Mixture]) -> float:
-    """About what autograd keeps of the trained candidates, in states of the first cell's size.
+def _kept_activations(supernet: Supernet, mixtures: dict[str, Mixture]) -> list[float]:
+    """About what autograd keeps of each trained candidate, in states of the first cell's size; 0 if there is none.
 
     A BN overwrites the convolution before it, so a convolution counts once, with or without one; a maximum keeps where
     it was as well, in integers of twice the size.
     """
-    total, area = 0.0, 1.0
+    sizes, area = [0.0], 1.0
     for layer, cell in enumerate(supernet.cells):
         mixture = mixtures[supernet.settings.cell_type(layer)]
         area /= cell.stride**2
@@ -194,8 +204,8 @@ def _kept_activations(supernet: Supernet, mixtures: dict[str, Mixture]) -> float
                     continue
                 layers = list(run.operation.modules())
                 kept = sum(isinstance(part, (nn.Conv2d, nn.ReLU, nn.AvgPool2d)) for part in layers)
-                total += area * (kept + 3 * sum(isinstance(part, nn.MaxPool2d) for part in layers))
-    return total
+                sizes.append(area * (kept + 3 * sum(isinstance(part, nn.MaxPool2d) for part in layers)))
+    return sizes
 
 
 def _trained_parameters(supernet: Supernet, mixtures: dict[str, Mixture]) -> set[str]:

@@ -24,7 +24,8 @@ PHOTO = replace(DRAWING, in_channels=3, init_channels=8, layers=2, nodes=2, redu
 SHALLOW = replace(DRAWING, layers=2, reduction_layers=(1,))
 SHAPES = {DRAWING: (1, 28, 28), PHOTO: (3, 20, 20), SHALLOW: (1, 28, 28)}
 SETTINGS = SearchSettings(epochs=1, architecture_epochs=1, batch_size=7, w_lr=0.01, alpha_lr=0.01)
-SELECTION = {"sampleno": 2, "beta_sampling": True}
+# Of enough steps that heavy choices come up, too.
+SELECTION = {"sampleno": 2, "beta_sampling": True, "epochs": 10, "architecture_epochs": 10}
 
 
 def task_of(network: SupernetSettings) -> Size:
