@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from PIL import Image
-from torch import Tensor
 
 from search_space.search_network import load_meta_cell
 from torchmeta_loader import episodes, few_shot_tasks
@@ -47,7 +47,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def write_images(folder: Path, images: Tensor) -> None:
+def write_images(folder: Path, images: torch.Tensor) -> None:
     """(N, C, H, W) in [0, 1], as PNG files."""
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
@@ -73,9 +73,7 @@ def accuracy_of_files(args, episode: Episode, images: Sequence[int], mirrored: b
         support, query = Path(folder) / "support", Path(folder) / "query"
         for label, count in enumerate(images):
             own = episode.support[episode.support_labels == label][:count]
-            write_images(support / f"class{label}", own)
-            if mirrored:
-                write_images(support / f"class{label}" / "mirrored", own.flip(3))
+            write_images(support / f"class{label}", torch.cat([own, own.flip(3)]) if mirrored else own)
             write_images(query / f"class{label}", episode.query[episode.query_labels == label])
         path = Path(folder) / "run"
         onnas(path, "--meta_cell", args.meta_cell, "--support", support, "--query", query, "--seed", args.seed)

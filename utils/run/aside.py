@@ -11,7 +11,9 @@ from typing import NoReturn, TypeVar
 import torch
 
 from utils.errors import InputError
+from utils.run.start import CRASHES
 
+OUT_OF_MEMORY = 3  # exit status of a copy
 Result = TypeVar("Result")
 
 
@@ -20,7 +22,8 @@ def aside(work: Callable[[], Result]) -> Result:
 
     Raises:
         InputError: ``work`` raised it.
-        MemoryError: the copy has died, as for want of memory.
+        MemoryError: the copy has died of want of memory: by its own word, by a crash, or killed by the system.
+        SystemExit: the copy has said what was wrong with it, or was told to end.
     """
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -35,9 +38,11 @@ def aside(work: Callable[[], Result]) -> Result:
         with os.fdopen(reading, "rb") as pipe:
             content = pipe.read()
     finally:
-        os.waitpid(child, 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not content:
-        raise MemoryError("a process beside this one has died")
+        if status == OUT_OF_MEMORY or -status in (signal.SIGKILL, *CRASHES):
+            raise MemoryError("a process beside this one has died")
+        raise SystemExit(1 if status >= 0 else 128 - status)
     result, error = pickle.loads(content)
     if error is not None:
         raise error
@@ -56,7 +61,7 @@ def _work(work: Callable[[], Result], writing: int) -> NoReturn:
         with os.fdopen(writing, "wb") as pipe:
             pickle.dump(outcome, pipe)
     except MemoryError:
-        os._exit(1)
+        os._exit(OUT_OF_MEMORY)
     except BaseException:  # a mistake in the program: its traceback is what can be said
         sys.excepthook(*sys.exc_info())
     finally:

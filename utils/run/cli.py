@@ -123,6 +123,7 @@ def run(
     give_back_code_pages()
     start.open_standard_streams()
     try:
+        start.raise_interrupts()
         main()
     except KeyboardInterrupt as stop:
         _end(f"\n{prog}: {str(stop) or 'interrupted'}; {after_interrupt}", 130)

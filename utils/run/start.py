@@ -45,7 +45,7 @@ def begin(prog: str) -> None:
 
 
 def imports_are_done() -> None:
-    """From here on Ctrl-C raises KeyboardInterrupt.
+    """From here on an exception is the script's own matter.
 
     Raises:
         MemoryError: too little is left to work in.
@@ -53,11 +53,15 @@ def imports_are_done() -> None:
     if _watched is not None:
         bytearray(HEADROOM)
         os.write(_watched, b".")
+    sys.excepthook = sys.__excepthook__
+
+
+def raise_interrupts() -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt; to be called where it is caught."""
+    sys.unraisablehook = _take_lost_exception
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    sys.unraisablehook = _interrupt_again
-    sys.excepthook = sys.__excepthook__
 
 
 def _end_imports(prog: str, limit: str | None, kind: type, error: BaseException, trace: TracebackType | None) -> None:
@@ -69,11 +73,14 @@ def _end_imports(prog: str, limit: str | None, kind: type, error: BaseException,
     sys.__excepthook__(kind, error, trace)
 
 
-def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """In a destructor or a callback KeyboardInterrupt is lost: it is raised once more, when that is over."""
+def _take_lost_exception(unraisable: sys.UnraisableHookArgs) -> None:
+    """What is raised in a destructor or a callback is lost. KeyboardInterrupt is raised once more when that is over.
+
+    Memory that is too little there is so for the work, too, which says it.
+    """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, 0.01)
-    else:
+    elif not issubclass(unraisable.exc_type, MemoryError):
         sys.__unraisablehook__(unraisable)
 
 
