@@ -19,7 +19,7 @@ from models.search_cell import Mixture, edge_list
 from models.supernet import Supernet, SupernetSettings
 from search_space.genotype import Genotype
 from search_space.primitives import FULL_TASK
-from tests.conftest import Finished, Scripts, contents, fill, rows, wait_for
+from tests.conftest import PLAIN, Finished, Scripts, contents, fill, rows, wait_for
 from utils.memory import KINDS
 
 PROCESS_MEMORY = ("process_memory_mib", "process_memory_anonymous_mib")
@@ -76,7 +76,7 @@ class FullTask:
         self.scripts, self._images = scripts, images
 
     def flags(self, path: Path, *flags: object) -> list:
-        task = f"--task full --dataset imagefolder --device cpu --batch_size 9 {NETWORK} {EPOCHS}"
+        task = f"--task full --dataset imagefolder --device cpu --batch_size 9 {NETWORK} {EPOCHS} {PLAIN}"
         return [*task.split(), "--data_path", self._images, "--path", path, *flags]
 
     def from_meta_cell(self, meta_cell: Path, path: Path, *flags: object):

@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 def pretrained(scripts, data, tmp_path_factory):
     """The folder of an uninterrupted run. Not to be written to."""
     path = tmp_path_factory.mktemp("pretrained") / "run"
-    scripts.tfml(path, *FLAGS, "--data_path", data).succeeded()
+    scripts.tfml(path, *FLAGS, "--data_path", data, "--tensorboard", 1).succeeded()
     return path
 
 

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from search_space.board.search_record import RECORDED_TASKS
 from tests.conftest import rows
 
+BOARD = ("--tensorboard", 1)
 TASKS, STEPS = RECORDED_TASKS + 1, 10
 PICTURES = {f"search/{name}" for name in ("architecture", "cells", "choices", "expectation", "steps")}
 
@@ -67,7 +68,7 @@ def meta_cell(scripts, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def searched(scripts, meta_cell, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("searched") / "run"
-    flags = ("--k", 1, "--eval_epochs", TASKS, "--test_task_train_steps", STEPS)
+    flags = ("--k", 1, "--eval_epochs", TASKS, "--test_task_train_steps", STEPS, *BOARD)
     scripts.onnas(meta_cell, path, *flags).succeeded()
     return path
 
@@ -94,17 +95,24 @@ def test_a_resumed_search_shows_the_same(scripts, searched, meta_cell, tmp_path)
     shutil.copytree(searched, path)
     lines = (path / "tasks.jsonl").read_text().splitlines(keepends=True)
     (path / "tasks.jsonl").write_text("".join(lines[:2]))
-    flags = ("--k", 1, "--eval_epochs", TASKS, "--test_task_train_steps", STEPS, "--resume")
+    flags = ("--k", 1, "--eval_epochs", TASKS, "--test_task_train_steps", STEPS, "--resume", *BOARD)
     scripts.onnas(meta_cell, path, *flags).succeeded()
     assert Events(path / "tb").everything(("time/",)) == Events(searched / "tb").everything(("time/",))
 
 
 def test_a_search_that_diverges_is_shown(scripts, meta_cell, tmp_path):
-    scripts.onnas(meta_cell, tmp_path / "run", "--eval_epochs", 1, "--w_lr", 100, "--alpha_lr", 100).succeeded()
+    scripts.onnas(meta_cell, tmp_path / "run", "--eval_epochs", 1, "--w_lr", 100, "--alpha_lr", 100, *BOARD).succeeded()
     assert "search/architecture" in Events(tmp_path / "run/tb").tags["images"]
 
 
 # --- Meta-training --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(scripts, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "run"
+    scripts.tfml(path, *BOARD).succeeded()
+    return path
 
 
 def test_every_metric_of_meta_training(trained):
@@ -126,8 +134,8 @@ def test_meta_tests(trained):
 
 def test_resumed_meta_training_shows_the_same(scripts, trained, tmp_path):
     path = tmp_path / "run"
-    scripts.tfml(path, "--meta_epochs", 3).succeeded()  # its last meta-test is not one of the whole run
-    scripts.tfml(path, "--resume").succeeded()
+    scripts.tfml(path, "--meta_epochs", 3, *BOARD).succeeded()  # its last meta-test is not one of the whole run
+    scripts.tfml(path, "--resume", *BOARD).succeeded()
     shown, expected = (Events(folder / "tb").everything(("time/",)) for folder in (path, trained))
     for tag, values in expected.items():
         assert {step: value for step, value in shown[tag].items() if step != 2} == {

@@ -1,10 +1,9 @@
-"""Shows, under a hard limit on process memory, that On-NAS finishes a test task that the plain full search cannot.
+"""The smallest hard limit on process memory in which one test task finishes, by each way to search.
 
-    python -m tests.benchmarks.hard_limit --meta_cell runs/miniimagenet/meta_cell.pt --data_path data
+    python -m tests.benchmarks.hard_limit --dataset omniglot --meta_cell checkpoints/omniglot.pt --data_path data
 
-Runs onnas.py on one whole 5-way 5-shot test task, on the CPU: each search first without a limit, then each at the same
-limit. Exit status: 0 if On-NAS finishes under the limit and the full search runs out of memory, 1 if not, 2 if
-onnas.py fails for another reason.
+Runs onnas.py on one whole 5-way 5-shot test task on the CPU, without a limit and then within limits, by bisection. With
+--network and --photographs utils/classify.py is a row, too. A run that does not fit has to end in one sentence.
 
 The limit is a child cgroup (version 2) with memory.max and no swap where one can be made, else RLIMIT_DATA. RLIMIT_AS
 would say nothing: PyTorch maps gigabytes of addresses that it never touches. Linux only.
@@ -12,7 +11,6 @@ would say nothing: PyTorch maps gigabytes of addresses that it never touches. Li
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,101 +20,99 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from utils.errors import InputError
-from utils.run.cli import ArgumentParser, place, real, run
+from utils.run.cli import ArgumentParser, place, run
 
 MIB = 2**20
-ONNAS = Path(__file__).resolve().parents[2] / "onnas.py"
-TASK = "--n 5 --k 5 --q 1 --batch_size 15 --test_task_train_steps 5 --eval_epochs 1 --device cpu"
+ROOT = Path(__file__).resolve().parents[2]
+TASK = "--n 5 --k 5 --q 1 --batch_size 15 --test_task_train_steps 5 --eval_epochs 1"
+LIGHT = "--device cpu --report 0 --tensorboard 0"
 SEARCHES = {
-    "full": "--search full --step_by_step 0 --split_num 1",
-    "On-NAS": "--search onnas --step_by_step 1 --schedule leanest --split_num 5",
+    "`full`, all at once": "--search full --step_by_step 0",
+    "`full`, step by step": "--search full --schedule leanest --split_num 5",
+    "`onnas`, step by step": "--search onnas --schedule leanest --split_num 5",
 }
+CLASSIFY = "`utils.classify`"
 # RLIMIT_DATA counts the address space of threads' stacks and of malloc's arenas as well, used or not.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 CGROUP = "cgroup: memory.max, swap off"
 RLIMIT = "RLIMIT_DATA: private writable memory"
-MEASURES = {CGROUP: "memory.peak of the cgroup", RLIMIT: "largest VmData"}
-# How an allocation that fails shows: in the last line of the output, or by a signal where nothing catches it.
-MEMORY_MESSAGES = ("allocate memory", "bad_alloc", "MemoryError", "out of memory", "failed to map segment")
-MEMORY_SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+FINE = 1.02  # the smallest limit is known to this ratio
 POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run of onnas.py.
-
-    status: its exit status; of a signal, the negative number. last_line: of what it printed.
-    resident_mib: the peak of its resident memory. limited_mib: the peak of what the limit counts, see MEASURES.
-    out_of_memory: it failed, and for want of memory.
-    """
+    """A run: its exit status and last line; the peaks of resident memory and of what the limit counts; its seconds."""
 
     status: int
     last_line: str
     seconds: float
     resident_mib: float
     limited_mib: float
-    out_of_memory: bool
-
-    def __str__(self) -> str:
-        if self.status == 0:
-            return f"finished in {self.seconds:.0f} s"
-        how = f"killed by {signal.Signals(-self.status).name}" if self.status < 0 else f"exit status {self.status}"
-        return f"{how} after {self.seconds:.0f} s: {self.last_line or 'no message'}"
 
 
 def parse_args():
     parser = ArgumentParser(prog="hard_limit.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--meta_cell", type=Path, required=True, metavar="FILE", help="of the data set, by tfml.py")
+    parser.add_argument("--meta_cell", type=place, required=True, metavar="FILE", help="of the data set, by tfml.py")
     parser.add_argument("--dataset", default="miniimagenet", help="any that onnas.py knows")
     parser.add_argument("--data_path", type=place, default=Path("data"), help="folder of the prepared data sets")
-    parser.add_argument(
-        "--limit_mib", type=real(1), metavar="MIB", help="default: midway between the two peaks without a limit"
-    )
-    return parser.parse_args()
+    parser.add_argument("--network", type=place, metavar="FILE", help="exported by onnas.py, for utils/classify.py")
+    parser.add_argument("--photographs", type=place, metavar="DIR", help="what it classifies")
+    args = parser.parse_args()
+    if (args.network is None) != (args.photographs is None):
+        parser.error("--network and --photographs go together")
+    return args
 
 
 def main():
     args = parse_args()
     if sys.platform != "linux":
         raise InputError("A hard limit on process memory needs Linux.")
-    base = ["--meta_cell", str(args.meta_cell), "--dataset", args.dataset, "--data_path", str(args.data_path)]
     parent = cgroup_parent()
-    method = RLIMIT if parent is None else CGROUP
-
-    unlimited = {}
-    for name, flags in SEARCHES.items():
-        unlimited[name] = search([*base, *TASK.split(), *flags.split()], parent)
-        if unlimited[name].status != 0:
-            raise InputError(f"even without a limit, the {name} search does not finish: {unlimited[name]}")
-        print(f"{name}, no limit: {unlimited[name]}", file=sys.stderr)
-    limit = args.limit_mib or sum(outcome.limited_mib for outcome in unlimited.values()) / len(unlimited)
-
-    limited = {}
-    for name, flags in SEARCHES.items():
-        limited[name] = search([*base, *TASK.split(), *flags.split()], parent, limit)
-        if limited[name].status != 0 and not limited[name].out_of_memory:
-            raise InputError(f"at {limit:.0f} MiB, the {name} search fails without a word of memory: {limited[name]}")
-        print(f"{name}, {limit:.0f} MiB: {limited[name]}", file=sys.stderr)
-
-    print(f"one test task of {args.dataset}, limit by {method}")
-    for name, flags in SEARCHES.items():
-        print(f"{name}: onnas.py {flags}")
-    print(f"both: {TASK}, {' '.join(f'{key}={value}' for key, value in ENVIRONMENT.items())}\n")
-    print(f"| search | no limit: VmHWM, MiB | no limit: {MEASURES[method]}, MiB | limit, MiB | under the limit |")
-    print("| --- | --- | --- | --- | --- |")
-    for name in SEARCHES:
-        peaks = f"{unlimited[name].resident_mib:.0f} | {unlimited[name].limited_mib:.0f}"
-        under_limit = str(limited[name]).replace("|", r"\|")  # a progress bar has some, if it was the last line
-        print(f"| {name} | {peaks} | {limit:.0f} | {under_limit} |")
-    if limited["On-NAS"].status != 0 or limited["full"].status == 0:
-        print("\nNot shown: On-NAS has to finish under the limit, and the full search to fail.")
-        sys.exit(1)
+    data = ["--meta_cell", args.meta_cell, "--dataset", args.dataset, "--data_path", args.data_path]
+    task = [*data, *TASK.split(), *LIGHT.split()]
+    ways = {name: [ROOT / "onnas.py", *task, *flags.split()] for name, flags in SEARCHES.items()}
+    if args.network is not None:
+        ways[CLASSIFY] = [ROOT / "utils" / "classify.py", args.network, args.photographs]
+    print(f"one test task of {args.dataset}, limit by {RLIMIT if parent is None else CGROUP}")
+    print("".join(f"{name}: {flags}\n" for name, flags in SEARCHES.items()))
+    print("| | seconds | no limit: resident, MiB | no limit: what is limited, MiB | smallest limit, MiB |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
+    for name, command in ways.items():
+        free = attempt(command, parent)
+        if free.status != 0:
+            raise InputError(f"even without a limit, {name} does not finish: {free.last_line}")
+        peaks = f"{free.seconds:.0f} | {free.resident_mib:.0f} | {free.limited_mib:.0f}"
+        print(f"| {name} | {peaks} | {smallest_limit(name, command, parent, free):.0f} |", flush=True)
 
 
-def search(flags: list[str], parent: Path | None, limit_mib: float | None = None) -> Outcome:
-    """Runs onnas.py in a folder of its own.
+def smallest_limit(name: str, command: list, parent: Path | None, free: Outcome) -> float:
+    """In MiB, that ``command`` finishes in; ``free`` is its run without one.
+
+    Raises:
+        InputError: in a smaller limit it did not end in a sentence.
+    """
+    too_little, enough = 16.0, free.limited_mib * FINE
+    with tqdm(desc=name.replace("`", ""), unit="run") as bar:
+        while enough > too_little * FINE:
+            limit = (enough + too_little) / 2
+            outcome = attempt(command, parent, limit)
+            if outcome.status == 0:
+                enough = limit
+            elif outcome.status == 2 or (parent is not None and outcome.status < 0):  # a cgroup's limit kills
+                too_little = limit
+            else:
+                raise InputError(f"in {limit:.0f} MiB {name} ends with {outcome.status}: {outcome.last_line}")
+            bar.set_postfix_str(f"{too_little:.0f} to {enough:.0f} MiB")
+            bar.update()
+    return enough
+
+
+def attempt(command: list, parent: Path | None, limit_mib: float | None = None) -> Outcome:
+    """Runs a Python program in a folder of its own.
 
     Args:
         parent: the cgroup to make the child's in; None limits by RLIMIT_DATA.
@@ -124,22 +120,19 @@ def search(flags: list[str], parent: Path | None, limit_mib: float | None = None
     """
     limit = None if limit_mib is None else int(limit_mib * MIB)
     with tempfile.TemporaryDirectory() as path, (Path(path) / "output").open("w+b") as output:
-        command = [sys.executable, str(ONNAS), *flags, "--path", f"{path}/run"]
+        of_run = ["--path", f"{path}/run"] if command[0].name == "onnas.py" else ["--csv", f"{path}/labels.csv"]
+        argv = [sys.executable, *map(str, command), *of_run]
         if parent is None:
-            status, seconds, resident, peak = watch(command, output, lambda: limit_data(limit))
-            killed = -status in MEMORY_SIGNALS
+            status, seconds, resident, peak = watch(argv, output, lambda: limit_data(limit))
         else:
             with child_cgroup(parent, limit) as cgroup:
-                status, seconds, resident, _ = watch(command, output, lambda: enter(cgroup))
+                status, seconds, resident, _ = watch(argv, output, lambda: enter(cgroup))
                 peak = int((cgroup / "memory.peak").read_text())
-                events = dict(line.split() for line in (cgroup / "memory.events").read_text().splitlines())
-                killed = int(events["oom_kill"]) > 0
         output.seek(0)
         lines = output.read().decode(errors="replace").split("\n")
     # A progress bar overwrites its own line.
     last_line = next((line.split("\r")[-1].strip() for line in reversed(lines) if line.strip()), "")
-    out_of_memory = status != 0 and (killed or any(message in last_line for message in MEMORY_MESSAGES))
-    return Outcome(status, last_line, seconds, resident / MIB, peak / MIB, out_of_memory)
+    return Outcome(status, last_line, seconds, resident / MIB, peak / MIB)
 
 
 def watch(command: list[str], output, prepare) -> tuple[int, float, int, int]:
