@@ -44,7 +44,7 @@ from search_space.memory.process import plan_within
 from search_space.memory.size import Size
 from search_space.resume import checked_values
 from search_space.search_network import SearchNetwork
-from search_space.settings import AUTO
+from search_space.settings import AUTO, SearchSettings
 from search_space.task_network import task_network
 from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_tasks
 from utils.data.episode import Episode
@@ -90,34 +90,13 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
         return
 
     # Data, and what every task starts from.
-    test_tasks = few_shot_tasks(
-        tasks.dataset,
-        flags.search.split,
-        ways=tasks.n,
-        shots=tasks.k,
-        queries=tasks.q,
-        seed=seed,
-        data_path=tasks.data_path,
-        use_vinyals_split=bool(tasks.use_vinyals_split),
-        download=tasks.download,
-        **as_trained,
-    )
+    test_tasks = load_tasks(flags, as_trained)
     split_up = split_note(flags.memory.split_num, size, settings)
     notes = (split_up, head_note(meta_cell, flags.kind.meta_cell, tasks.n, settings), *test_tasks.notes)
     for note in filter(None, notes):
         print(note)
     start = Start(meta_cell, SearchNetwork.build(network_settings, tasks.n, seed, device), settings, seed)
-
-    def open_or_resume() -> tuple[dict, RowLog[TaskRow]]:
-        """The values for args.json, and the log with the rows of the tasks that are done."""
-        found = {"data_path (SHA-256)": content_digest(test_tasks)}
-        values = checked_values(flags, settings, "tasks.jsonl", found)
-        read_rows(path / "tasks.jsonl", TaskRow)  # a damaged one is refused before anything is written
-        remember_run(path)
-        open_run(path, values)
-        return values, RowLog(path / "tasks.jsonl", TaskRow)
-
-    values, log = ranks.from_first(open_or_resume)
+    values, log = ranks.from_first(lambda: open_or_resume(flags, settings, test_tasks))
     rows = log.rows
     if ranks.is_first:
         examples = RowLog(path / "examples.jsonl", ExampleRow, before=len(rows))
@@ -148,14 +127,44 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
                 progress.update()
                 progress.set_postfix(accuracy=f"{fmean(row.accuracy for row in rows):.4f}", refresh=False)
     ranks.leave()
-    if not ranks.is_first:
-        return
+    if ranks.is_first:
+        finish(flags, test_tasks, start, rows, values)
 
-    results = few_shot_results(flags, test_tasks, start, rows, values)
+
+def load_tasks(flags: OnnasFlags, as_trained: dict) -> FewShotTasks:
+    """The test tasks; of a folder with the images and the split of classes of the meta-cell's training."""
+    tasks = flags.tasks
+    return few_shot_tasks(
+        tasks.dataset,
+        flags.search.split,
+        ways=tasks.n,
+        shots=tasks.k,
+        queries=tasks.q,
+        seed=flags.run.seed,
+        data_path=tasks.data_path,
+        use_vinyals_split=bool(tasks.use_vinyals_split),
+        download=tasks.download,
+        **as_trained,
+    )
+
+
+def open_or_resume(flags: OnnasFlags, settings: SearchSettings, tasks: FewShotTasks) -> tuple[dict, RowLog[TaskRow]]:
+    """The values for args.json, and the log with the rows of the tasks that are done."""
+    path, found = flags.run.path, {"data_path (SHA-256)": content_digest(tasks)}
+    values = checked_values(flags, settings, "tasks.jsonl", found)
+    read_rows(path / "tasks.jsonl", TaskRow)  # a damaged one is refused before anything is written
+    remember_run(path)
+    open_run(path, values)
+    return values, RowLog(path / "tasks.jsonl", TaskRow)
+
+
+def finish(flags: OnnasFlags, tasks: FewShotTasks, start: Start, rows: list[TaskRow], values: dict) -> None:
+    """Writes results.json, what --export asks for and the report, and says the accuracy."""
+    path, results = flags.run.path, few_shot_results(flags, tasks, start, rows, values)
     write_results(path / "results.json", results)
     if flags.derived.export is not None:
         print("Exporting the network, up to a minute ...", flush=True)
-        (episode,) = episodes(test_tasks, [len(rows) - 1])
+        (episode,) = episodes(tasks, [len(rows) - 1])
         exports = export_episode(flags, start, episode)
         print(f"task {episode.number}'s network:\n{exports_text(exports)}")
         write_results(path / "results.json", replace(results, exports=exports))

@@ -53,6 +53,8 @@ from utils.run.report import make_report
 from utils.run.run_directory import check_run, open_run
 from utils.run.torchrun import is_restarted, remember_run
 
+LEARNING_RATES = ("w_lr", "alpha_lr", "w_meta_lr", "a_meta_lr")  # what TensorBoard shows of the flags
+
 
 def parse_args() -> TfmlFlags:
     return parse_tfml_flags(__doc__)
@@ -255,23 +257,12 @@ def main():
             metrics.append(row)
             if tests:
                 board.add_meta_test(meta_epoch, first_task, record)
-            board.add_meta_epoch(row, learning_rates(flags) if tests else {})
+            board.add_meta_epoch(row, {name: values[name] for name in LEARNING_RATES} if tests else {})
             progress.set_postfix(loss=f"{row.train_loss:.3f}", accuracy=f"{row.train_accuracy:.3f}", refresh=False)
             save(flags, train_tasks, meta_cell, meta_epoch + 1)
     ranks.leave()
     if ranks.is_first:
         finish(flags, network, meta_cell, max(first, training.meta_epochs), asdict(train_tasks.size), values)
-
-
-def learning_rates(flags: TfmlFlags) -> dict[str, float]:
-    """All four, for TensorBoard."""
-    search, training = flags.search, flags.training
-    return {
-        "w_lr": search.w_lr,
-        "alpha_lr": search.alpha_lr,
-        "w_meta_lr": training.w_meta_lr,
-        "a_meta_lr": training.a_meta_lr,
-    }
 
 
 def pretrained(flags: TfmlFlags, network: SearchNetwork, tasks: FewShotTasks, ranks: Ranks) -> MetaCell:
@@ -280,10 +271,8 @@ def pretrained(flags: TfmlFlags, network: SearchNetwork, tasks: FewShotTasks, ra
     views = DRAWINGS if network.settings.in_channels == 1 else PHOTOGRAPHS
     own = SearchNetwork.build(network.settings, images.classes, seed, network.device)
     own.unfold(network.state(separate=False))
-    if asked.decide:
-        training = DecidingTraining(own, images, views, asked.deciding(), seed)
-    else:
-        training = Pretraining(own, images, views, asked.settings(dense=network.device.type == "cuda"), seed)
+    kind = DecidingTraining if asked.decide else Pretraining
+    training = kind(own, images, views, asked.settings(dense=network.device.type == "cuda"), seed)
     name = f"{flags.run.name or 'TFML'}, pre-training"
     pretrain(training, ranks, flags.run.path, name, flags.run.tensorboard)
     return training.meta_cell(flags.tasks.n, flags.training.cells == "separate")

@@ -1,6 +1,7 @@
 """Where a run goes on: after each epoch its state is in a checkpoint, and its row in a log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from search_space.flags.onnas import OnnasFlags
@@ -20,6 +21,16 @@ def save_checkpoint(path: Path, done: int, state: dict) -> None:
     write_tensors(path, {"epochs": done, "state": state})
 
 
+@contextmanager
+def refuse_another_run(path: Path) -> Iterator[None]:
+    """While the checkpoint ``path`` is loaded: an error that another network's state leads to is one of the user's."""
+    try:
+        yield
+    # What PyTorch raises on another network's state, and what a missing or nonsensical value leads to.
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path} is of another run than args.json beside it: name another folder.") from error
+
+
 def load_checkpoint(path: Path, load: Callable[[dict], object], most: int | None = None) -> int:
     """Loads a checkpoint, if there is one; returns how many epochs are done.
 
@@ -33,12 +44,9 @@ def load_checkpoint(path: Path, load: Callable[[dict], object], most: int | None
     if not path.exists():
         return 0
     saved = read_tensors(path)
-    try:
+    with refuse_another_run(path):
         done = saved["epochs"]
         load(saved["state"])
-    # What PyTorch raises on another network's state, and what a missing or nonsensical value leads to.
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path} is of another run than args.json beside it: name another folder.") from error
     if not isinstance(done, int) or done < 0 or (most is not None and done > most):
         raise InputError(f"{path} does not say how far the run got: name another folder.")
     return done

@@ -112,7 +112,7 @@ class FullTaskBoard:
         state = State.of(self.search.search, left)
         figures = {
             "search/architecture": architecture_figure(self.network, {"": state}),
-            "search/cells": cell_figure(cells_of(self.search.genotype().as_dict(), self.network.as_dict())),
+            "search/cells": cell_figure(cells_of(self.search.network.genotype().as_dict(), self.network.as_dict())),
             "search/choices": choices_figure(self.network, self._choices),
         }
         if state.expected is not None:

@@ -196,14 +196,10 @@ class OnnasFlags(Flags):
         if self.kind.task != FULL:
             shared = adaptation.of_test_task(search.batch_size)
         else:
-            shared = SearchSettings(
+            shared = adaptation.settings(
                 epochs=self.full_task.epochs,
                 architecture_epochs=self.full_task.epochs - self.full_task.warm_up_epochs,
                 batch_size=search.batch_size,
-                w_lr=adaptation.w_lr,
-                alpha_lr=adaptation.alpha_lr,
-                normalizer=adaptation.annealing(),
-                prune_threshold=adaptation.alpha_prune_threshold,
                 transductive=False,
             )
         shared = replace(shared, schedule=self.memory.preferred, unrolled=bool(search.unrolled))

@@ -10,29 +10,17 @@ from search_space.settings import HEAD_STARTS, META, SearchSettings
 from utils.run.cli import DEVICES, ArgumentParser, place, real, switch, whole
 
 # The published settings. test_batch_size is the task batch of testing; miniImageNet's is 5 with one shot.
+METANAS = {
+    "task_train_steps": 5,
+    "n_train": 15,
+    "batch_size": 20,
+    "meta_batch_size": 10,
+    "w_meta_lr": 1.0,
+    "a_meta_lr": 0.6,
+}
 PRESETS = {
-    "in_metanas": {
-        "task_train_steps": 5,
-        "n_train": 15,
-        "batch_size": 20,
-        "test_batch_size": 15,
-        "meta_batch_size": 10,
-        "w_lr": 0.01,
-        "alpha_lr": 0.01,
-        "w_meta_lr": 1.0,
-        "a_meta_lr": 0.6,
-    },
-    "og_metanas": {
-        "task_train_steps": 5,
-        "n_train": 15,
-        "batch_size": 20,
-        "test_batch_size": 10,
-        "meta_batch_size": 10,
-        "w_lr": 0.005,
-        "alpha_lr": 0.005,
-        "w_meta_lr": 1.0,
-        "a_meta_lr": 0.6,
-    },
+    "in_metanas": {**METANAS, "test_batch_size": 15, "w_lr": 0.01, "alpha_lr": 0.01},
+    "og_metanas": {**METANAS, "test_batch_size": 10, "w_lr": 0.005, "alpha_lr": 0.005},
 }
 # CIFAR-10's.
 FULL_TASK_PRESET = {"test_batch_size": 64, "w_lr": 0.025, "alpha_lr": 3e-4}
@@ -154,6 +142,16 @@ class AdaptationFlags(Section):
             self.normalizer, self.normalizer_temp_anneal_mode, self.normalizer_t_max, self.normalizer_t_min
         )
 
+    def settings(self, **of_task: Any) -> SearchSettings:
+        """How a task is searched: what is the same for every kind of task, and ``of_task``."""
+        return SearchSettings(
+            w_lr=self.w_lr,
+            alpha_lr=self.alpha_lr,
+            normalizer=self.annealing(),
+            prune_threshold=self.alpha_prune_threshold,
+            **of_task,
+        )
+
     def found_of(self, epochs: int) -> int:
         """How many of a task's epochs train the found network alone."""
         return round(self.found_epochs * epochs)
@@ -161,15 +159,11 @@ class AdaptationFlags(Section):
     def of_test_task(self, batch_size: int) -> SearchSettings:
         """How a few-shot test task is adapted; every candidate gets gradient."""
         found_epochs = self.found_of(self.test_task_train_steps)
-        return SearchSettings(
+        return self.settings(
             epochs=self.test_task_train_steps,
             architecture_epochs=round(self.test_adapt_steps * (self.test_task_train_steps - found_epochs)),
             found_epochs=found_epochs,
             batch_size=batch_size,
-            w_lr=self.w_lr,
-            alpha_lr=self.alpha_lr,
-            normalizer=self.annealing(),
-            prune_threshold=self.alpha_prune_threshold,
             head_init=self.head_init or META,
             transductive=bool(self.transductive),
         )

@@ -97,24 +97,17 @@ class PretrainingFlags(Section):
         real(0.01, 1), "share of the supernet's multiply-accumulates that the network found may take", 0.19
     )
 
-    def settings(self, dense: bool) -> PretrainingSettings:
-        return PretrainingSettings(
-            epochs=self.pretrain_epochs,
-            batch_size=self.pretrain_batch_size,
-            micro_batch=self.pretrain_micro_batch,
-            lr=self.pretrain_lr,
-            random_architectures=bool(self.pretrain_random),
-            dense=dense,
-        )
-
-    def deciding(self) -> DecidingSettings:
-        return DecidingSettings(
-            epochs=self.pretrain_epochs,
-            batch_size=self.pretrain_batch_size,
-            micro_batch=self.pretrain_micro_batch,
-            lr=self.pretrain_lr,
-            work=self.decide_work,
-        )
+    def settings(self, dense: bool) -> PretrainingSettings | DecidingSettings:
+        """How the meta-cell is pre-trained; ``dense`` counts without --decide only."""
+        shared = {
+            "epochs": self.pretrain_epochs,
+            "batch_size": self.pretrain_batch_size,
+            "micro_batch": self.pretrain_micro_batch,
+            "lr": self.pretrain_lr,
+        }
+        if self.decide:
+            return DecidingSettings(**shared, work=self.decide_work)
+        return PretrainingSettings(**shared, random_architectures=bool(self.pretrain_random), dense=dense)
 
 
 @dataclass(frozen=True)
@@ -156,15 +149,11 @@ class TfmlFlags(Flags):
         training, search = self.training, self.search
         searching = meta_epoch >= training.warm_up_epochs
         found_epochs = search.found_of(training.task_train_steps) if searching else 0
-        return SearchSettings(
+        return search.settings(
             epochs=training.task_train_steps,
             architecture_epochs=training.task_train_steps - found_epochs if searching else 0,
             found_epochs=found_epochs,
             batch_size=training.batch_size,
-            w_lr=search.w_lr,
-            alpha_lr=search.alpha_lr,
-            normalizer=search.annealing(),
-            prune_threshold=search.alpha_prune_threshold,
             drop_path_prob=training.drop_path_prob,
             compiled=bool(training.compile),
         )

@@ -113,10 +113,6 @@ class FullTaskSearch:
         search.noise_draws = torch_generator(self.seed, "full task/noise", epoch)
         search.step_seconds.clear()
 
-    def genotype(self) -> Genotype:
-        """What alpha and beta point to now."""
-        return self.network.genotype()
-
     def accuracy(self, batches: Batches) -> float:
         """The share of right answers of the relaxed, soft-pruned supernet as it is, BN by its running statistics.
 

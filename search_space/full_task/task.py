@@ -1,11 +1,12 @@
 """A full task, from its data to its results (method, part 4)."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.derived_network import DerivedNetwork
+from models.derived_network import DerivedNetwork, DerivedSettings
 from search_space.exporting import export_and_measure
 from search_space.flags.onnas import OnnasFlags
 from search_space.full_task.plan import FullTaskPlan, data_digest, derived_settings, plan_full_task
@@ -16,7 +17,7 @@ from search_space.resume import checked_values
 from utils.data.full_task_data import FullTask, load_full_task, stratified_halves, warning_of_few_images
 from utils.data.image_batches import ImageSet, image_batches
 from utils.draws import derive_seed
-from utils.results.exports import exports_text
+from utils.results.exports import ExportedFile, exports_text
 from utils.results.schema import FullTaskResults, write_results
 from utils.run.device import device_name
 from utils.run.files import file_digest
@@ -62,9 +63,7 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
     settings = derived_settings(flags, plan.network, genotype)
     if flags.run.report:
         draw_genotype(genotype.as_dict(), asdict(settings), path / "genotype.png")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(flags.run.seed, "derived initial weights"))
-        derived = DerivedNetwork(settings, len(data.classes)).to(device)
+    derived = build_derived(settings, len(data.classes), flags.run.seed).to(device)
     if flags.derived.inherit_weights:
         derived.inherit(supernet)
     del supernet  # its memory is for the training
@@ -85,21 +84,34 @@ def search_full_task(flags: OnnasFlags, device: torch.device) -> None:
     if flags.run.report:
         make_report(path)
     if flags.derived.export is not None:
-        print("Exporting the network, up to a minute ...", flush=True)
-        exports = export_and_measure(
-            derived,
-            flags.derived.export,
-            *_some_of(data.test),
-            calibration=_some_of(data.train)[0],
-            classes=data.classes,
-            mean=data.mean,
-            std=data.std,
-            bits=data.train.bits,
-            extra={"dataset": tasks.dataset, "accuracy": results.derived_accuracy, "genotype": genotype.as_dict()},
-        )
-        print(f"derived network, on some of the test images:\n{exports_text(exports)}")
+        exports = export_derived(derived, flags.derived.export, data, results)
         write_results(path / "results.json", replace(results, exports=exports))
     print(f"derived network: test accuracy {results.derived_accuracy:.4f}; {path / 'results.json'}")
+
+
+def build_derived(settings: DerivedSettings, classes: int, seed: int) -> DerivedNetwork:
+    """A derived network with initial weights of its own draws, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "derived initial weights"))
+        return DerivedNetwork(settings, classes)
+
+
+def export_derived(derived: DerivedNetwork, path: Path, data: FullTask, results: FullTaskResults) -> list[ExportedFile]:
+    """Exports a trained network, and says how its files do on some of the test images."""
+    print("Exporting the network, up to a minute ...", flush=True)
+    exports = export_and_measure(
+        derived,
+        path,
+        *_some_of(data.test),
+        calibration=_some_of(data.train)[0],
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        bits=data.train.bits,
+        extra={"dataset": results.dataset, "accuracy": results.derived_accuracy, "genotype": results.genotype},
+    )
+    print(f"derived network, on some of the test images:\n{exports_text(exports)}")
+    return exports
 
 
 def _some_of(images: ImageSet) -> tuple[Tensor, Tensor]:

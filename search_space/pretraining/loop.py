@@ -5,7 +5,7 @@ from pathlib import Path
 
 from search_space.board.opening import open_events
 from search_space.pretraining.tied_training import TiedTraining
-from utils.errors import InputError
+from search_space.resume import refuse_another_run
 from utils.results.row_log import RowLog
 from utils.results.schema import PretrainingRow
 from utils.run.files import read_tensors, write_tensors
@@ -61,10 +61,6 @@ def load_pretraining(training: TiedTraining, ranks: Ranks, checkpoint: Path) -> 
         InputError: it is damaged, or another training's.
     """
     saved = ranks.from_first(lambda: read_tensors(checkpoint) if checkpoint.exists() else None)
-    if saved is None:
-        return
-    try:
-        training.load(saved)
-    # What PyTorch raises on another network's state, and what a missing or nonsensical value leads to.
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{checkpoint} is of another run than args.json beside it: name another folder.") from error
+    if saved is not None:
+        with refuse_another_run(checkpoint):
+            training.load(saved)
