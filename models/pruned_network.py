@@ -54,7 +54,7 @@ class PrunedNetwork(nn.Module):
         super().__init__()
         settings = supernet.settings
         self.mixtures = {}
-        for cell_type in sorted({settings.cell_type(layer) for layer in range(settings.layers)}):
+        for cell_type in settings.cell_types:
             mixture = mixtures[cell_type]
             self.register_buffer(f"{cell_type}_coefficients", mixture.coefficients.detach().clone())
             self.mixtures[cell_type] = replace(mixture, coefficients=None)

@@ -91,6 +91,11 @@ class SupernetSettings:
     def cell_type(self, layer: int) -> str:
         return REDUCTION if layer in self.reduction_layers else NORMAL
 
+    @property
+    def cell_types(self) -> list[str]:
+        """Of the cells that the network has."""
+        return sorted({self.cell_type(layer) for layer in range(self.layers)})
+
 
 class Supernet(nn.Module):
     """Images (N, in_channels, H, W) -> logits (N, ways).

@@ -36,7 +36,7 @@ Table = list[list[float | None]]
 def architecture_figure(network: SupernetSettings, states: dict[str, State]) -> Figure:
     """The probabilities of candidates and of groups of inputs, in percent, a column for each state, by name."""
     panels = []
-    for cell_type in _types(network):
+    for cell_type in network.cell_types:
         for name, state in states.items():
             alpha = _in_percent(state.probabilities(ALPHA, cell_type))
             panels.append((f"alpha, {cell_type}{name}", alpha, _edges(network), network.primitives))
@@ -49,7 +49,7 @@ def architecture_figure(network: SupernetSettings, states: dict[str, State]) -> 
 def choices_figure(network: SupernetSettings, choices: Choices) -> Figure | None:
     """In how many of the steps each candidate and each pair got gradient; None if all of them always did."""
     panels, pairs_of = [], [input_pairs(node) for node in range(network.nodes)]
-    for cell_type in _types(network):
+    for cell_type in network.cell_types:
         ops, pairs = choices.ops[cell_type], choices.pairs[cell_type]
         counts = [[ops[edge, op] for op in range(len(network.primitives))] for edge in range(len(_edges(network)))]
         panels.append((f"candidates, {cell_type}", counts if ops else [], _edges(network), network.primitives))
@@ -101,11 +101,6 @@ def _by_group(rows: Table, groups: list[list[tuple]]) -> Table:
     """A row for each node with a column for each of the last node's groups of inputs: the others' are among them."""
     by_node = [dict(zip(of_node, row, strict=True)) for of_node, row in zip(groups, rows, strict=False)]
     return [[values.get(group) for group in groups[-1]] for values in by_node]
-
-
-def _types(network: SupernetSettings) -> list[str]:
-    """Of the cells that the network has."""
-    return sorted({network.cell_type(layer) for layer in range(network.layers)})
 
 
 def _states(network: SupernetSettings) -> list[str]:

@@ -25,7 +25,7 @@ class Work:
         settings = supernet.settings
         self._image = torch.zeros(1, *shape)
         self._network = with_textbook_norm(Supernet(settings, supernet.head.out_features)).eval()
-        self.cell_types = sorted({settings.cell_type(layer) for layer in range(settings.layers)})
+        self.cell_types = settings.cell_types
         self._size = len(edge_list(settings.nodes)), len(settings.primitives)
         self.fixed = self._count({})
         self.candidates = {cell_type: self._table(cell_type) for cell_type in self.cell_types}
