@@ -25,7 +25,7 @@ import torch
 
 from search_space.meta import batched_search
 
-pytest_plugins = ["tests.sources"]  # fixtures
+pytest_plugins = ["tests.sources", "tests.full_task_runs"]  # fixtures
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 120  # seconds; none of the runs takes more than a few
@@ -37,7 +37,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TASKS = "--dataset synthetic --n 3 --k 2 --q 4 --device cpu --w_lr 0.05 --test_task_train_steps 2 --eval_epochs 2"
 NETWORK = "--layers 2 --reduction_layers 1 --nodes 1 --init_channels 4"
-PLAIN = "--tensorboard 0"  # its pictures take longer than the rest of a tiny run
+PLAIN = "--report 0 --tensorboard 0"  # pictures take longer than the rest of a tiny run
 TRAINING = "--n_train 3 --batch_size 6 --test_batch_size 6 --task_train_steps 1 --meta_batch_size 2"
 
 
@@ -158,9 +158,9 @@ def scripts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(scripts, tmp_path_factory) -> Path:
-    """The folder of an uninterrupted run of tfml.py. Not to be written to."""
+    """The folder of an uninterrupted run of tfml.py, with its report. Not to be written to."""
     path = tmp_path_factory.mktemp("trained") / "run"
-    scripts.tfml(path).succeeded()
+    scripts.tfml(path, "--report", 1).succeeded()
     return path
 
 

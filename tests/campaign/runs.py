@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import test_onnas, test_onnas_full_task, test_tfml
+from tests import full_task_runs, test_onnas, test_tfml
 from tests.conftest import ROOT, Finished, Scripts
 
 HANGS = 120  # seconds, after which a real process hangs: all of it takes ten
@@ -42,17 +42,17 @@ class Kinds:
         self.images = folder / "images"
         draws = np.random.default_rng(0)
         for part in ("train", "test"):
-            for label, name in enumerate(test_onnas_full_task.CLASSES):
+            for label, name in enumerate(full_task_runs.CLASSES):
                 (self.images / part / name).mkdir(parents=True)
                 for image in range(9):
-                    picture = test_onnas_full_task.draw_image(draws, label)
+                    picture = full_task_runs.draw_image(draws, label)
                     picture.save(self.images / part / name / f"{image}.png")
         self.tfml = self._undisturbed("tfml.py", scripts.tfml_flags, test_tfml.assert_same_run)
         self.cell = self.tfml.reference / "meta_cell.pt"
         few_shot = lambda path, *flags: scripts.onnas_flags(self.cell, path, "--eval_epochs", 4, *flags)  # noqa: E731
         self.few_shot = self._undisturbed("onnas.py", few_shot, test_onnas.assert_same_run)
-        full = test_onnas_full_task.FullTask(scripts, self.images).flags
-        self.full = self._undisturbed("onnas.py", full, test_onnas_full_task.assert_same_run)
+        full = full_task_runs.FullTask(scripts, self.images).flags
+        self.full = self._undisturbed("onnas.py", full, full_task_runs.assert_same_run)
         self.each = (self.tfml, self.few_shot, self.full)
 
     def _undisturbed(self, script: str, flags: Callable, differ: Callable) -> Kind:
