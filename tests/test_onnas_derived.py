@@ -54,7 +54,7 @@ def test_number_of_nodes_is_the_genotypes(full_task, tmp_path):
 
 def test_inherited_weights_are_those_of_the_search(full_task, drawn, tmp_path):
     path = tmp_path / "run"
-    full_task(path, *"--inherit_weights 1 --derived_epochs 0 --epochs 4 --w_lr 0.05".split()).succeeded()
+    full_task(path, "--inherit_weights", 1, "--derived_epochs", 0, "--epochs", 4, "--w_lr", 0.05).succeeded()
     network = derived_network(results_of(path))
     network.inherit(searched_supernet(path))
     assert results_of(path)["derived_accuracy"] == accuracy_of(network, drawn)

@@ -1,12 +1,9 @@
 """onnas.py --task full from its command line to its files, on drawn images and nets that a run takes a second for."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -280,8 +277,8 @@ def test_damaged_state_is_refused_by_name(full_task, copied, name):
 # --- Memory ---------------------------------------------------------------------------------------------------------
 
 # With one cell and few ways to train, as to work out each takes its time.
-LARGER = "--init_channels 16 --input_size 24 --layers 1 --reduction_layers 0 --batch_size 6".split()
-LARGER += "--epochs 1 --warm_up_epochs 0 --derived_epochs 1 --split_num 2".split()
+LARGER = "--init_channels 16 --input_size 24 --layers 1 --reduction_layers 0 --epochs 1 --warm_up_epochs 0"
+FEW_WAYS = "--derived_epochs 1 --batch_size 6 --split_num 2 --schedule leanest"
 
 
 def predicted(stdout: str) -> dict[str, float]:
@@ -289,7 +286,7 @@ def predicted(stdout: str) -> dict[str, float]:
 
 
 def test_memory_is_said_beforehand_and_kept_within_a_budget(full_task, tmp_path):
-    path, flags = tmp_path / "run", (*LARGER, "--schedule", "leanest")
+    path, flags = tmp_path / "run", f"{LARGER} {FEW_WAYS}".split()
     complaint = full_task(path, *flags, "--memory_budget", 1).complaint()
     assert list(tmp_path.iterdir()) == []
     assert "--memory_budget 1 MiB" in complaint

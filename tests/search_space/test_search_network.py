@@ -1,5 +1,8 @@
 """A meta-cell from a file is one that its own settings need, and no settings cost memory before that is known."""
 
+import io
+import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,3 +55,83 @@ def test_check_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     check_meta_cell(tiny_meta_cell(), Path("some.pt"))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- Files that are not meta-cells ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def assert_refused(tmp_path):
+    """Asserts that a file with some content, or of a value, is refused and named."""
+
+    def refuse(content: object) -> None:
+        path = tmp_path / "other.pt"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+        with pytest.raises(InputError, match=r"other\.pt"):
+            load_meta_cell(path)
+
+    return refuse
+
+
+class Code:
+    def __init__(self, file: Path):
+        self._file = file
+
+    def __reduce__(self):
+        return Path.touch, (self._file,)
+
+
+def test_code_in_a_meta_cell_does_not_run(assert_refused, tmp_path):
+    evidence = tmp_path / "evidence"
+    assert_refused(pickle.dumps(Code(evidence)))
+    assert_refused({**tiny_meta_cell().as_dict(), "stem": Code(evidence)})
+    assert not evidence.exists()
+
+
+def test_file_of_something_else(assert_refused):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("readme.txt", "hello")
+    for content in (archive.getvalue(), b"hello\n", [1, 2], {"state_dict": torch.zeros(3)}, torch.zeros(3)):
+        assert_refused(content)
+
+
+SETTINGS = {
+    "layers": [10**9, 10**30, 0, "2", 2.0, None, True],
+    "nodes": [10**6, -1],
+    "init_channels": [10**9, -4],
+    "in_channels": [10**9, 0, "1"],
+    "reduction_layers": [[7], ["1"], 1, None, [1] * 10**6],
+    "primitives": [[], ["conv_9x9"], [3], "conv_3x3", None, ["conv_3x3"] * 10**6],
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nonsense_settings(assert_refused, name):
+    values = tiny_meta_cell().as_dict()
+    for nonsense in SETTINGS[name]:
+        assert_refused({**values, "settings": {**values["settings"], name: nonsense}})
+
+
+def test_nonsense_of_the_whole(assert_refused):
+    values = tiny_meta_cell().as_dict()
+    settings = values["settings"]
+    fewer = {name: value for name, value in settings.items() if name != "nodes"}
+    for nonsense in (None, [1, 2], {}, fewer, {**settings, "hue": 3}, {1: 2}):
+        assert_refused({**values, "settings": nonsense})
+    for changes in ({"ways": "three"}, {"ways": -1}, {"format": 2}, {"cells": []}, {"cells": values["cells"] * 3}):
+        assert_refused({**values, **changes})
+    assert_refused({name: value for name, value in values.items() if name != "head"})
+
+
+def test_tensors_that_a_network_cannot_take(assert_refused):
+    """Of another kind, or so large that outputs would not be finite; others are in tests/models/test_meta_cell.py."""
+    values = tiny_meta_cell().as_dict()
+    tensor = values["stem"]["0.weight"]
+    others = (tensor.to(torch.complex64), tensor.to_sparse(), tensor.to("meta"), torch.full_like(tensor, 3e38))
+    for other in others:
+        assert_refused({**values, "stem": {**values["stem"], "0.weight": other}})
+    assert_refused({**values, "head": {name: torch.full_like(tensor, 3e38) for name, tensor in values["head"].items()}})
