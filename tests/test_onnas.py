@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onnas import METERED_TASKS
-from tests.conftest import SHOWN, contents, rows, write_omniglot
+from tests.conftest import contents, rows, write_omniglot
 from utils.memory import KINDS
 
 TIMES = ("seconds", "seconds_per_step")
@@ -41,9 +41,9 @@ TASKS = 3
 
 @pytest.fixture(scope="session")
 def searched(scripts, trained, tmp_path_factory) -> Path:
-    """The folder of an uninterrupted run of onnas.py, with its pictures. Not to be written to."""
+    """The folder of an uninterrupted run of onnas.py, with its report. Not to be written to."""
     path = tmp_path_factory.mktemp("searched") / "run"
-    scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", TASKS, *SHOWN).succeeded()
+    scripts.onnas(trained / "meta_cell.pt", path, "--eval_epochs", TASKS, "--report", 1).succeeded()
     return path
 
 

@@ -19,7 +19,7 @@ from search_space.evaluation import Start
 from search_space.flags.shared import TaskFlags
 from search_space.flags.tfml import MetaTestFlags, TfmlFlags
 from search_space.settings import SearchSettings
-from tests.conftest import QUIET, ROOT, Scripts, contents, rows, wait_for
+from tests.conftest import ROOT, Scripts, contents, rows, wait_for
 from utils.results.schema import TaskRow
 from utils.run.ranks import Ranks
 
@@ -149,7 +149,7 @@ def test_compiled_tasks_give_the_same(compiled_passes, tmp_path, monkeypatch):
     """Two tasks side by side; the last meta-epoch is measured, and so not compiled."""
     flags = ("--layers", 1, "--reduction_layers", "--meta_epochs", 2, "--eval_freq", 9, "--eval_epochs", 1)
     for compiled in (0, 1):
-        command = Scripts.tfml_flags(tmp_path / f"{compiled}", *QUIET, *flags, "--compile", compiled)
+        command = Scripts.tfml_flags(tmp_path / f"{compiled}", *flags, "--compile", compiled)
         monkeypatch.setattr(sys, "argv", ["tfml.py", *map(str, command)])
         tfml.main()
         assert compiled_passes == [(2, 6, 1, 28, 28), (2, 3, 1, 28, 28)] * compiled
@@ -244,7 +244,7 @@ def test_killed_at_changes_of_its_files_and_resumed(scripts, tmp_path, trained):
 
 def test_interrupted_by_the_keyboard(scripts, tmp_path, trained):
     path = tmp_path / "run"
-    pid = scripts.start("tfml.py", *scripts.tfml_flags(path, *QUIET))
+    pid = scripts.start("tfml.py", *scripts.tfml_flags(path))
     wait_for(lambda: (path / "metrics.jsonl").exists() and rows(path / "metrics.jsonl"))
     scripts.send_signal(pid, signal.SIGINT)
     finished = scripts.wait(pid)

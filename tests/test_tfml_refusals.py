@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from tests.conftest import QUIET, contents, fill, rows, wait_for, write_omniglot
+from tests.conftest import contents, fill, rows, wait_for, write_omniglot
 from tests.test_tfml import assert_same_run
 
 MISTAKES = {  # that the parser cannot know, one of each kind; the others are in tests/search_space/flags
@@ -131,7 +131,7 @@ def test_garbage_in_the_metrics_of_a_run(scripts, copied, trained, garbage):
 def test_full_disk(scripts, tiny_disk):
     path = tiny_disk / "run"
     flags = ("--eval_freq", 1000, "--eval_epochs", 1)
-    pid = scripts.start("tfml.py", *scripts.tfml_flags(path, *QUIET, "--meta_epochs", 1000, *flags))
+    pid = scripts.start("tfml.py", *scripts.tfml_flags(path, "--meta_epochs", 1000, *flags))
     wait_for(lambda: (path / "metrics.jsonl").exists() and rows(path / "metrics.jsonl"))
     ballast = fill(tiny_disk)
     finished = scripts.wait(pid)
