@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 import torch
 
 from utils.errors import InputError
+from utils.run.cli import memory_ran_out
 from utils.run.start import CRASHES
 
 OUT_OF_MEMORY = 3  # exit status of a copy
@@ -60,9 +61,9 @@ def _work(work: Callable[[], Result], writing: int) -> NoReturn:
             outcome = None, error
         with os.fdopen(writing, "wb") as pipe:
             pickle.dump(outcome, pipe)
-    except MemoryError:
-        os._exit(OUT_OF_MEMORY)
-    except BaseException:  # a mistake in the program: its traceback is what can be said
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        if memory_ran_out(error):
+            os._exit(OUT_OF_MEMORY)
+        sys.excepthook(*sys.exc_info())  # a mistake in the program: its traceback is what can be said
     finally:
         os._exit(0)

@@ -23,7 +23,7 @@ DEVICES = ("auto", "cpu", "cuda")  # of --device
 OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment", "bad_alloc"),
     *("could not create a primitive", "could not execute a primitive", "could not create a memory"),  # oneDNN
-    "can't start new thread",
+    *("can't start new thread", "resource temporarily unavailable"),  # the stack of a thread
 )
 
 

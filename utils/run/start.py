@@ -24,9 +24,11 @@ SPIN_SECONDS = 4  # of computing without one new page of memory; imports touch n
 LONGEST_IMPORTS = 300  # seconds of computing
 DIE_WITH_PARENT = 1  # prctl's number for it
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+NO_THREAD_DATA = 127  # exit status with which the C library gives up where a thread's variables do not fit
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_watched: int | None = None  # where the end of the imports is told to the process that watches this one
+# Of a process that is watched: where it tells the end of its imports, and its standard error.
+_watched: tuple[int, int] | None = None
 
 
 def begin(prog: str) -> None:
@@ -52,7 +54,9 @@ def imports_are_done() -> None:
     """
     if _watched is not None:
         bytearray(HEADROOM)
-        os.write(_watched, b".")
+        told, errors = _watched
+        os.dup2(errors, 2)
+        os.write(told, b".")
     sys.excepthook = sys.__excepthook__
 
 
@@ -171,14 +175,17 @@ def _does_not_fit(prog: str, limit: str) -> str:
 def _go_on_watched(prog: str, limit: str) -> None:
     """Returns in a copy of this process; this one waits for it and ends as it does.
 
-    In too little memory native code crashes, or while it is imported tries again for ever: no exception tells.
+    In too little memory native code crashes, or while it is imported tries again for ever: no exception tells. What it
+    writes of its crash is kept back.
     """
     global _watched
     reading, writing = os.pipe()
+    errors = os.memfd_create("errors of the imports")
     parent, child = os.getpid(), os.fork()
     if not child:
         os.close(reading)
-        _watched = writing
+        _watched = writing, os.dup(2)
+        os.dup2(errors, 2)
         import ctypes
 
         os.setpgid(0, 0)  # Ctrl-C reaches it once: by the process that watches it
@@ -191,15 +198,25 @@ def _go_on_watched(prog: str, limit: str) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: os.kill(child, number))
     imported, spins = _watch_imports(child, reading)
+    if imported:
+        _pass_on(errors)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    crashed = spins or -status in CRASHES or status == NO_THREAD_DATA
+    if crashed and not imported:
+        _leave(_does_not_fit(prog, limit), 2)
+    if crashed:
+        _leave(f"\n{prog}: error: out of memory in {limit}: PyTorch has crashed of it: raise the limit.", 2)
+    if not imported:
+        _pass_on(errors)
     if status >= 0:
         os._exit(status)
-    if spins or (-status in CRASHES and not imported):
-        _leave(_does_not_fit(prog, limit), 2)
-    if -status in CRASHES:
-        _leave(f"\n{prog}: error: out of memory in {limit}: PyTorch has crashed of it: raise the limit.", 2)
     signal.signal(-status, signal.SIG_DFL)
     os.kill(parent, -status)
+
+
+def _pass_on(errors: int) -> None:
+    """Writes what was written to a file to standard error."""
+    os.write(2, os.pread(errors, os.fstat(errors).st_size, 0))
 
 
 def _watch_imports(child: int, told: int) -> tuple[bool, bool]:
