@@ -1,6 +1,5 @@
 """tfml.py with a pre-training: its files, deaths, resuming, several processes, refusals."""
 
-import json
 import shutil
 import signal
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import rows, write_omniglot
+from tests.test_tfml import tensors
 
 FLAGS = ("--dataset", "omniglot", "--meta_epochs", 1, "--warm_up_epochs", 1, "--eval_freq", 1)
 FLAGS += ("--pretrain_epochs", 3, "--pretrain_batch_size", 100, "--pretrain_micro_batch", 30, "--pretrain_random", 1)
@@ -27,13 +27,6 @@ def pretrained(scripts, data, tmp_path_factory):
     path = tmp_path_factory.mktemp("pretrained") / "run"
     scripts.tfml(path, *FLAGS, "--data_path", data, "--tensorboard", 1).succeeded()
     return path
-
-
-def tensors(path) -> dict[str, torch.Tensor]:
-    """Every tensor of the meta-cell, by the names of its part and its own."""
-    values = torch.load(path / "meta_cell.pt", weights_only=True)
-    parts = {"cell": values["cells"][0], **{part: values[part] for part in ("stem", "head", "architecture")}}
-    return {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
 
 
 def assert_same_run(path, expected) -> None:
@@ -65,10 +58,8 @@ def test_a_run_with_a_pre_training_logs_its_epochs_and_starts_meta_training_from
 
 def test_killed_at_changes_of_its_files_and_resumed(scripts, data, pretrained, tmp_path):
     path, deaths = tmp_path / "run", 0
-    while True:
-        finished = scripts.tfml(path, *FLAGS, "--data_path", data, "--resume", die_at=4 * deaths + 1)
-        if finished.status == 0:
-            break
+    flags = (*FLAGS, "--data_path", data, "--resume")
+    while (finished := scripts.tfml(path, *flags, die_at=4 * deaths + 1)).status:
         assert finished.status == -signal.SIGKILL, finished.stderr
         deaths += 1
     assert deaths > 4
@@ -82,11 +73,8 @@ def test_the_same_on_two_processes(scripts, data, pretrained, tmp_path):
     assert_same_run(tmp_path / "run", pretrained)
 
 
-def test_other_settings_are_not_resumed(scripts, data, pretrained, tmp_path):
-    path = shutil.copytree(pretrained, tmp_path / "run")
-    args = json.loads((path / "args.json").read_text())
-    (path / "args.json").write_text(json.dumps({**args, "path": str(path)}))
-    finished = scripts.tfml(path, *FLAGS, "--data_path", data, "--resume", "--pretrain_lr", 0.1)
+def test_other_settings_are_not_resumed(scripts, data, pretrained):
+    finished = scripts.tfml(pretrained, *FLAGS, "--data_path", data, "--resume", "--pretrain_lr", 0.1)
     assert "--pretrain_lr was 0.003, not 0.1" in finished.complaint()
 
 
@@ -100,11 +88,6 @@ def test_a_checkpoint_of_something_else_is_refused(scripts, data, pretrained, tm
     torch.save({**checkpoint, "epochs": 0}, path / "checkpoint.pt")
     finished = scripts.tfml(path, *FLAGS, "--data_path", data, "--resume")
     assert "pretraining.pt is of another run" in finished.complaint(after_a_bar=True)
-
-
-def test_partial_channels_are_refused(scripts, data, tmp_path):
-    finished = scripts.tfml(tmp_path / "run", *FLAGS, "--data_path", data, "--partial_channels", 2)
-    assert "--pretrain_epochs" in finished.complaint()
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +122,3 @@ def test_it_decides_the_same_on_two_processes(scripts, data, decided, tmp_path):
     for finished in scripts.wait_for_each(*scripts.start_ranks(2, "tfml.py", *flags)):
         finished.succeeded()
     assert_same_run(tmp_path / "run", decided)
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (("--pretrain_epochs", 0), "--pretrain_epochs 1 or more"),
-        (("--pretrain_random", 1), "--decide 1 knows 0 only"),
-        (("--pretrain_batch_size", 6), "--decide 1 needs 8 images"),
-        (("--decide", 0, "--decide_work", 0.5), "--decide_work: goes with --decide 1"),
-    ],
-)
-def test_what_deciding_does_not_go_with_is_refused(scripts, data, tmp_path, flags, told):
-    assert told in scripts.tfml(tmp_path / "run", *DECIDING, "--data_path", data, *flags).complaint()

@@ -39,14 +39,6 @@ def alone(scripts, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def searched_alone(scripts, alone, tmp_path_factory) -> Path:
-    """The folder of a run of onnas.py in one process. Not to be written to."""
-    path = tmp_path_factory.mktemp("searched_alone") / "run"
-    scripts.onnas(alone / "meta_cell.pt", path, "--eval_epochs", TASKS).succeeded()
-    return path
-
-
 def start_training(scripts, ranks: int, path, *flags) -> list[int]:
     return scripts.start_ranks(ranks, "tfml.py", *scripts.tfml_flags(path, *TRAINING, *flags))
 
@@ -75,22 +67,17 @@ def children(pid: int) -> list[int]:
 # --- The same results -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_training_is_the_same_on_any_number_of_ranks(scripts, alone, tmp_path, ranks):
-    """On more than there are tasks, too."""
-    first, *others = [finished.succeeded() for finished in train(scripts, ranks, tmp_path / "run")]
+def test_training_is_the_same_on_more_ranks_than_there_are_tasks(scripts, alone, tmp_path):
+    first, *others = [finished.succeeded() for finished in train(scripts, 4, tmp_path / "run")]
     assert_same_run(tmp_path / "run", alone)
     assert len(first.stdout.splitlines()) == 3  # two meta-tests, and where the meta-cell is
-    assert [(other.stdout, other.stderr) for other in others] == [("", "")] * (ranks - 1)
-    written, expected = (
-        sorted(name.split("events")[0] for name in contents(path)) for path in (tmp_path / "run", alone)
-    )
-    assert written == expected  # events, too, of one process alone
+    assert [(other.stdout, other.stderr) for other in others] == [("", "")] * 3
+    assert contents(tmp_path / "run").keys() == contents(alone).keys()
 
 
 def test_training_goes_on_with_another_number_of_ranks(scripts, alone, tmp_path):
     path = tmp_path / "run"
-    for ranks, meta_epochs in ((2, 1), (1, 3), (3, 5)):
+    for ranks, meta_epochs in ((2, 2), (1, 5)):
         for finished in train(scripts, ranks, path, "--resume", "--meta_epochs", meta_epochs, "--eval_freq", 3):
             finished.succeeded()
     metrics = [[{"train_loss": row["train_loss"]} for row in rows(p / "metrics.jsonl")] for p in (path, alone)]
@@ -98,27 +85,21 @@ def test_training_goes_on_with_another_number_of_ranks(scripts, alone, tmp_path)
     assert all(torch.equal(tensor, tensors(alone)[name]) for name, tensor in tensors(path).items())
 
 
-def test_search_is_the_same_on_two_ranks(scripts, alone, searched_alone, tmp_path):
-    path = tmp_path / "run"
-    flags = scripts.onnas_flags(alone / "meta_cell.pt", path, "--eval_epochs", TASKS)
-    first, second = scripts.wait_for_each(*scripts.start_ranks(2, "onnas.py", *flags))
-    assert len(first.succeeded().stdout.splitlines()) == 1
-    assert second.succeeded().stdout == ""
-    assert_same_search(path, searched_alone)
-    results = [json.loads((folder / "results.json").read_text()) for folder in (path, searched_alone)]
+def test_search_is_the_same_on_any_number_of_ranks(scripts, alone, tmp_path):
+    """It goes on with another number of them."""
+    folders = [tmp_path / "one", tmp_path / "several"]
+    scripts.onnas(alone / "meta_cell.pt", folders[0], "--eval_epochs", TASKS).succeeded()
+    for ranks, tasks in ((2, 2), (3, TASKS)):
+        flags = scripts.onnas_flags(alone / "meta_cell.pt", folders[1], "--eval_epochs", tasks, "--resume")
+        first, *others = scripts.wait_for_each(*scripts.start_ranks(ranks, "onnas.py", *flags))
+        assert len(first.succeeded().stdout.splitlines()) == 1
+        assert [other.succeeded().stdout for other in others] == [""] * (ranks - 1)
+    assert_same_search(folders[1], folders[0])
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
     for result in results:
         for name in ("seconds_per_task", "seconds_per_step", "settings", *PROCESS_KEYS):
             del result[name]
     assert results[0] == results[1]
-
-
-def test_search_goes_on_with_another_number_of_ranks(scripts, alone, searched_alone, tmp_path):
-    path = tmp_path / "run"
-    for ranks, tasks in ((2, 2), (1, 3), (3, TASKS)):
-        flags = scripts.onnas_flags(alone / "meta_cell.pt", path, "--eval_epochs", tasks, "--resume")
-        for finished in scripts.wait_for_each(*scripts.start_ranks(ranks, "onnas.py", *flags)):
-            finished.succeeded()
-    assert_same_search(path, searched_alone)
 
 
 def test_torchrun_itself(scripts, alone, tmp_path):
@@ -227,25 +208,23 @@ def test_two_machines_train_together_and_one_goes_on_when_the_other_dies(scripts
 # --- Refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_mistake_is_said_once(scripts, tmp_path):
-    config = json.dumps({"nproc_per_node": 3})
-    for mistake, says in (("--n 1", "--n"), ("--n 1000001", "--n"), ("--init_channels 7", "--init_channels")):
-        flags = scripts.tfml_flags(tmp_path / "run", *mistake.split())
-        finished = scripts.run("tests/agent.py", config, "tfml.py", *flags)
-        assert finished.status == 1
-        (said,) = [line for line in finished.stderr.splitlines() if line.startswith("tfml.py: error: ")]
-        assert says in said
-        assert "exitcode  : 2" in finished.stderr
-        assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("flag", ["--n", "--init_channels"])
+def test_mistake_is_said_once(scripts, tmp_path, flag):
+    """Of the command line, or one that only the network knows."""
+    flags = scripts.tfml_flags(tmp_path / "run", flag, {"--n": 1, "--init_channels": 7}[flag])
+    finished = scripts.run("tests/agent.py", json.dumps({"nproc_per_node": 3}), "tfml.py", *flags)
+    assert finished.status == 1
+    (said,) = [line for line in finished.stderr.splitlines() if line.startswith("tfml.py: error: ")]
+    assert flag in said
+    assert "exitcode  : 2" in finished.stderr
+    assert not (tmp_path / "run").exists()
 
 
-def test_run_that_may_not_be_written_is_refused_by_every_rank(scripts, alone, tmp_path):
-    path = tmp_path / "run"
-    shutil.copytree(alone, path)
-    before = contents(path)
-    for finished in train(scripts, 2, path):
+def test_run_that_may_not_be_written_is_refused_by_every_rank(scripts, alone):
+    before = contents(alone)
+    for finished in train(scripts, 2, alone):
         assert "pass --resume" in finished.complaint()
-    assert contents(path) == before
+    assert contents(alone) == before
 
 
 def test_full_task_is_of_one_process(scripts, tmp_path):
@@ -258,16 +237,20 @@ def test_full_task_is_of_one_process(scripts, tmp_path):
 # --- The modules ----------------------------------------------------------------------------------------------------
 
 
-def test_one_process_joins_nobody(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+@pytest.fixture
+def two_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_one_process_joins_nobody(monkeypatch, two_threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ranks = join_ranks(torch.device("cpu"))
-    now = torch.get_num_threads()
+    assert (ranks, torch.get_num_threads()) == (Ranks(0, 1), 2)
     use_one_thread()
     assert torch.get_num_threads() == 1
-    torch.set_num_threads(threads)
-    assert (ranks, now) == (Ranks(0, 1), 2)
     assert not distributed.is_initialized()
     assert ranks.is_first
     assert ranks.share(range(3)) == range(3)
@@ -276,14 +259,10 @@ def test_one_process_joins_nobody(monkeypatch):
     ranks.leave()
 
 
-def test_threads_that_the_user_asked_for_are_left(monkeypatch):
+def test_threads_that_the_user_asked_for_are_left(monkeypatch, two_threads):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     join_ranks(torch.device("cpu"))
-    now = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    assert now == 2
+    assert torch.get_num_threads() == 2
 
 
 def test_shares_are_every_item_once():
