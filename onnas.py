@@ -163,7 +163,7 @@ def finish(flags: OnnasFlags, tasks: FewShotTasks, start: Start, rows: list[Task
     path, results = flags.run.path, few_shot_results(flags, tasks, start, rows, values)
     write_results(path / "results.json", results)
     if flags.derived.export is not None:
-        print("Exporting the network, up to a minute ...", flush=True)
+        print("Exporting the network, up to some minutes ...", flush=True)
         (episode,) = episodes(tasks, [len(rows) - 1])
         exports = export_episode(flags, start, episode)
         print(f"task {episode.number}'s network:\n{exports_text(exports)}")

@@ -98,7 +98,7 @@ def build_derived(settings: DerivedSettings, classes: int, seed: int) -> Derived
 
 def export_derived(derived: DerivedNetwork, path: Path, data: FullTask, results: FullTaskResults) -> list[ExportedFile]:
     """Exports a trained network, and says how its files do on some of the test images."""
-    print("Exporting the network, up to a minute ...", flush=True)
+    print("Exporting the network, up to some minutes ...", flush=True)
     exports = export_and_measure(
         derived,
         path,

@@ -28,7 +28,7 @@ def classify_later(flags: OnnasFlags, device: torch.device) -> None:
     figures = classify_files(path, adapted, queries)
     exports = None
     if flags.derived.export is not None:
-        print("Exporting the network, up to a minute; INT8 takes its ranges from these images ...", flush=True)
+        print("Exporting the network, up to some minutes; INT8 takes its ranges from these images ...", flush=True)
         images, labels = query_images(queries.files, adapted)
         exports = export_task_network(
             adapted.network,

@@ -92,7 +92,7 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
     )
     write_results(path / "results.json", results)
     if export is not None:
-        print("Exporting the network, up to a minute ...", flush=True)
+        print("Exporting the network, up to some minutes ...", flush=True)
         exports = export_adapted(adapted, task, queries, flags, of_folds)
         print(exports_text(exports))
         write_results(path / "results.json", replace(results, exports=exports))
