@@ -91,8 +91,14 @@ def test_every_command_begins_before_it_imports(file):
 
 @pytest.mark.parametrize(
     "imports",
-    ["bytearray(2**29)", "import ctypes; ctypes.string_at(0)", "while True: pass", "kept = bytearray(170 * 2**20)"],
-    ids=["exception", "crash", "spin", "nothing left"],
+    [
+        "bytearray(2**29)",
+        "import ctypes, faulthandler; faulthandler.enable(); ctypes.string_at(0)",
+        "import os; os.write(2, b'cannot allocate memory for thread-local data: ABORT'); os._exit(127)",
+        "while True: pass",
+        "kept = bytearray(170 * 2**20)",
+    ],
+    ids=["exception", "crash", "no room for a thread", "spin", "nothing left"],
 )
 def test_imports_that_do_not_fit_are_refused(imports):
     begun = time.monotonic()
@@ -100,6 +106,13 @@ def test_imports_that_do_not_fit_are_refused(imports):
     assert (status, said.count("\n")) == (2, 1)
     assert said.startswith("x.py: error: out of memory: PyTorch does not fit in the 200 MiB of ulimit -d")
     assert time.monotonic() - begun < 50
+
+
+def test_what_imports_that_fit_have_said_is_passed_on():
+    status, said = ended(
+        start("print('a warning', file=sys.stderr)", "print('late', file=sys.stderr)", preexec_fn=limit_memory)
+    )
+    assert (status, said) == (0, "a warning\nlate\n")
 
 
 def test_imports_that_fit_are_followed_by_the_work_once():
