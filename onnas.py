@@ -53,8 +53,9 @@ from utils.export_path import check_export_path
 from utils.results.examples import EXAMPLES, example_of
 from utils.results.exports import ExportedFile, exports_text
 from utils.results.intervals import mean_and_ci95
+from utils.results.log_rows import ExampleRow, TaskRow
 from utils.results.row_log import RowLog, read_rows
-from utils.results.schema import ExampleRow, FewShotResults, TaskRow, write_results
+from utils.results.schema import FewShotResults, write_results
 from utils.run.cli import run
 from utils.run.device import choose_device, device_name
 from utils.run.process_memory import process_memory

@@ -42,7 +42,8 @@ from torchmeta_loader import FewShotTasks, content_digest, episodes, few_shot_ta
 from utils.data.views import DRAWINGS, PHOTOGRAPHS
 from utils.errors import InputError
 from utils.results.intervals import mean_and_ci95
-from utils.results.schema import MetaEpochRow, MetaTrainingResults, TaskRow, write_results
+from utils.results.log_rows import MetaEpochRow, TaskRow
+from utils.results.schema import MetaTrainingResults, write_results
 from utils.run.cli import run
 from utils.run.device import choose_device, device_name
 from utils.run.files import file_digest

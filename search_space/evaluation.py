@@ -15,7 +15,7 @@ from search_space.task_search import TaskSearch
 from utils.data.episode import Episode
 from utils.draws import Draws
 from utils.memory import PeakMemory
-from utils.results.schema import TaskRow
+from utils.results.log_rows import TaskRow
 
 TEST_TASK, TRAINING_TASK = "test task", "training task"
 

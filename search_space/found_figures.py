@@ -11,7 +11,8 @@ from search_space.task_search import Classification, TaskSearch
 from utils.data.episode import Episode
 from utils.memory import MIB, PeakMemory
 from utils.results.intervals import mean_and_ci95
-from utils.results.schema import FoundFigures, TaskRow
+from utils.results.log_rows import TaskRow
+from utils.results.schema import FoundFigures
 
 COUNTS = ("found_parameters", "found_macs", "macs")
 AMOUNTS = ("found_storage_mib", "agreement", "candidate_entropy")

@@ -20,7 +20,7 @@ from search_space.flags.shared import TaskFlags
 from search_space.flags.tfml import MetaTestFlags, TfmlFlags
 from search_space.settings import SearchSettings
 from tests.conftest import ROOT, Scripts, contents, rows, wait_for
-from utils.results.schema import TaskRow
+from utils.results.log_rows import TaskRow
 from utils.run.ranks import Ranks
 
 TIMES = ("seconds", "tasks_per_second")

@@ -11,8 +11,9 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.results.log_rows import MetaEpochRow
 from utils.results.row_log import read_rows
-from utils.results.schema import FewShotResults, MetaEpochRow, read_results
+from utils.results.schema import FewShotResults, read_results
 from utils.run.cli import ArgumentParser, run
 
 

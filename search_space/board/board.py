@@ -15,8 +15,8 @@ from search_space.board.search_record import Choices, SearchRecord, State, Value
 from search_space.full_task.search import FullTaskSearch
 from utils.pictures.cells import cell_figure, cells_of
 from utils.pictures.event_log import EventLog
+from utils.results.log_rows import MetaEpochRow, SearchEpochRow, TaskRow
 from utils.results.row_log import RowLog, read_rows
-from utils.results.schema import MetaEpochRow, SearchEpochRow, TaskRow
 
 
 def add_search(events: EventLog, number: int, network: SupernetSettings, record: SearchRecord, genotype: dict) -> None:

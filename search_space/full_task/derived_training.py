@@ -16,7 +16,7 @@ from search_space.settings import Schedule
 from utils.draws import torch_generator
 from utils.errors import InputError
 from utils.memory import PeakMemory
-from utils.results.schema import DerivedEpochRow
+from utils.results.log_rows import DerivedEpochRow
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from utils.errors import InputError
 from utils.memory import PeakMemory
 from utils.results.confusion import judge
 from utils.results.examples import CLASSES, SHOTS, example_of
+from utils.results.log_rows import DerivedEpochRow, ExampleRow, SearchEpochRow
 from utils.results.row_log import RowLog
-from utils.results.schema import DerivedEpochRow, ExampleRow, SearchEpochRow
 
 
 def run_search(

@@ -16,7 +16,7 @@ from search_space.settings import SearchSettings
 from search_space.task_search import StepResult, TaskSearch
 from utils.draws import Draws, torch_generator
 from utils.memory import PeakMemory
-from utils.results.schema import SearchEpochRow
+from utils.results.log_rows import SearchEpochRow
 
 
 @dataclass(frozen=True)

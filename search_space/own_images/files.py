@@ -10,9 +10,10 @@ from utils.data.own_task import Queries, Query, Unread, read_queries
 from utils.errors import InputError
 from utils.results.confusion import confusion_text, judge, judged_text
 from utils.results.examples import thumbnail
+from utils.results.log_rows import PhotographRow
 from utils.results.predictions import Prediction, write_predictions
 from utils.results.row_log import RowLog
-from utils.results.schema import Judged, PhotographRow
+from utils.results.schema import Judged
 from utils.run.progress import progress_bar
 
 SHOWN = 60  # images in the report: the least sure

@@ -6,8 +6,8 @@ from pathlib import Path
 from search_space.board.opening import open_events
 from search_space.pretraining.tied_training import TiedTraining
 from search_space.resume import refuse_another_run
+from utils.results.log_rows import PretrainingRow
 from utils.results.row_log import RowLog
-from utils.results.schema import PretrainingRow
 from utils.run.files import read_tensors, write_tensors
 from utils.run.progress import progress_bar
 from utils.run.ranks import Ranks

@@ -11,7 +11,7 @@ from search_space.settings import SearchSettings
 from tests.helpers import WAYS, random_images, tiny_supernet
 from utils.data.episode import Episode
 from utils.memory import PeakMemory
-from utils.results.schema import TaskRow
+from utils.results.log_rows import TaskRow
 
 SETTINGS = SearchSettings(epochs=2, architecture_epochs=2, batch_size=6, w_lr=0.05, alpha_lr=0.05, sampleno=2)
 

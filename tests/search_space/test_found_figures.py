@@ -9,7 +9,7 @@ from search_space.settings import SearchSettings
 from tests.helpers import WAYS, random_images, start_search, tiny_supernet
 from utils.data.episode import Episode
 from utils.memory import MIB
-from utils.results.schema import TaskRow
+from utils.results.log_rows import TaskRow
 
 SETTINGS = SearchSettings(epochs=1, architecture_epochs=1, batch_size=6, w_lr=0.01, alpha_lr=0.0)
 

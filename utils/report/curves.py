@@ -9,7 +9,8 @@ from markupsafe import Markup
 from utils.pictures.curves import Curve, curve_figure
 from utils.pictures.style import as_svg
 from utils.results.intervals import mean_and_ci95
-from utils.results.schema import FEW_SHOT, FULL, TFML, AnyRow
+from utils.results.log_rows import AnyRow
+from utils.results.schema import FEW_SHOT, FULL, TFML
 from utils.results.settings import OWN
 
 POINTS = 100  # of a curve

@@ -1,6 +1,7 @@
 """Results of runs, declared once: what the scripts write is what report, tables and compare read.
 
-schema.py       the keys of results.json and of the rows of logs; a new figure is a field here
+schema.py       the keys of results.json; a new figure is a field here
+log_rows.py     those of the rows of logs
 settings.py     the flags of args.json that are read again
 checking.py     JSON against annotated types: a damaged file is refused in one sentence
 row_log.py      a log that is appended to, and read again by --resume

@@ -16,7 +16,7 @@ class RowLog(Generic[Row]):
     """A log in a run's folder.
 
     Args:
-        kind: the dataclass of its rows, one of utils.results.schema.
+        kind: the dataclass of its rows, one of utils.results.log_rows.
         before: so many rows of an earlier life of the run stay; None: all of them.
 
     Attributes:

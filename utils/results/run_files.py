@@ -7,23 +7,17 @@ from typing import TypedDict
 
 from utils.errors import InputError
 from utils.results.checking import damaged, misfit, read_json
-from utils.results.row_log import read_rows
-from utils.results.schema import (
-    FEW_SHOT,
-    KINDS,
-    TFML,
-    Amount,
-    AnyResults,
+from utils.results.log_rows import (
     AnyRow,
-    Cells,
     DerivedEpochRow,
     ExampleRow,
     MetaEpochRow,
     PhotographRow,
     SearchEpochRow,
     TaskRow,
-    read_results,
 )
+from utils.results.row_log import read_rows
+from utils.results.schema import FEW_SHOT, KINDS, TFML, Amount, AnyResults, Cells, read_results
 from utils.results.settings import OWN, SCRIPTS, read_settings
 
 LOGS = {

@@ -15,7 +15,7 @@ from search_space.full_task.derived_training import DerivedTraining, TrainingSet
 from search_space.settings import FASTEST, ORDINARY
 from tests.helpers import changed
 from utils.errors import InputError
-from utils.results.schema import DerivedEpochRow
+from utils.results.log_rows import DerivedEpochRow
 
 WAYS = 3
 EDGES = (("conv_3x3", 0), ("skip_connect", 1))

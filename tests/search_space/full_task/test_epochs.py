@@ -6,7 +6,7 @@ import pytest
 
 from search_space.full_task.epochs import Epochs
 from utils.errors import InputError
-from utils.results.schema import DerivedEpochRow
+from utils.results.log_rows import DerivedEpochRow
 from utils.run.run_directory import open_run
 
 

@@ -10,7 +10,7 @@ from tests.conftest import contents, fill
 from utils.errors import InputError
 from utils.pictures.event_log import EventLog
 from utils.pictures.style import new_figure
-from utils.results.schema import DerivedEpochRow
+from utils.results.log_rows import DerivedEpochRow
 
 
 def row(epoch: int, loss: float = 0.5) -> DerivedEpochRow:

@@ -12,9 +12,10 @@ import pytest
 from tests.utils.hand_written_runs import few_shot, few_shot_run, full_run, tfml_run, write
 from utils.errors import InputError
 from utils.results.checking import as_values
+from utils.results.log_rows import ExampleRow, MetaEpochRow, TaskRow
 from utils.results.row_log import RowLog, read_rows
 from utils.results.run_files import read_run
-from utils.results.schema import ExampleRow, MetaEpochRow, TaskRow, read_results, write_results
+from utils.results.schema import read_results, write_results
 from utils.run.run_directory import lock_folder
 
 DEEP = "[" * 100_000
