@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 try:
+    if __name__ == "__main__":
+        bytearray(48 * 2**20)  # they take more than this; in less, numpy's import tries again for ever
     import numpy as np
     import onnxruntime
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -37,6 +39,11 @@ except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
     print(f"classify: error: {missing.name} is not installed: pip install onnxruntime numpy Pillow.", file=sys.stderr)
+    sys.exit(2)
+except (ImportError, MemoryError):
+    if __name__ != "__main__":
+        raise
+    print("classify: error: out of memory: onnxruntime, numpy and Pillow do not fit.", file=sys.stderr)
     sys.exit(2)
 
 PREPARATION = 1  # the version of what :func:`prepare` does; a network says which one it was trained with
@@ -86,6 +93,7 @@ class Network:
     def load(cls, path: Path) -> Network:
         """Raises:
         Refusal: no such file, no ONNX file, or not one that this project exported.
+        MemoryError: it does not fit.
         """
         if not path.is_file():
             raise Refusal(f"{path} is no file: name a network that onnas.py wrote by --export, a file of .onnx.")
@@ -97,6 +105,8 @@ class Network:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen of its own, which share no base
             reason = str(error).splitlines()[0]
+            if "bad_alloc" in reason:
+                raise MemoryError from error
             raise Refusal(f"{path} is no network that onnxruntime {onnxruntime.__version__} loads: {reason}") from error
         try:
             values = session.get_modelmeta().custom_metadata_map
@@ -362,7 +372,7 @@ def _reason(error: Exception) -> str:
     """In words; of the system's own errors without their number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the output'}: {error.strerror}."
-    return str(error) or "out of memory: make the photographs smaller."
+    return str(error) or "out of memory: make the photographs smaller, or the memory limit larger."
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -186,6 +187,15 @@ def test_interrupt_while_it_imports_is_one_line(tmp_path):
     command = [sys.executable, str(SCRIPT), "n.onnx", "."]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=default)
     assert (finished.returncode, finished.stderr) == (130, "\nclassify: interrupted.\n")
+
+
+@pytest.mark.parametrize("mib", [30, 50])
+def test_imports_that_do_not_fit_are_one_line(mib):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_DATA, (mib * 2**20, mib * 2**20))  # noqa: E731
+    command = [sys.executable, str(SCRIPT), "n.onnx", "."]
+    finished = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=60)
+    said = "classify: error: out of memory: onnxruntime, numpy and Pillow do not fit.\n"
+    assert (finished.returncode, finished.stderr) == (2, said)
 
 
 def test_what_is_not_installed_is_named(tmp_path):
