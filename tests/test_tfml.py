@@ -244,7 +244,7 @@ def test_killed_at_changes_of_its_files_and_resumed(scripts, tmp_path, trained):
 
 def test_interrupted_by_the_keyboard(scripts, tmp_path, trained):
     path = tmp_path / "run"
-    pid = scripts.start("tfml.py", *scripts.tfml_flags(path))
+    pid = scripts.start("tfml.py", *scripts.tfml_flags(path, "--meta_epochs", 100))
     wait_for(lambda: (path / "metrics.jsonl").exists() and rows(path / "metrics.jsonl"))
     scripts.send_signal(pid, signal.SIGINT)
     finished = scripts.wait(pid)

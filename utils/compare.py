@@ -30,6 +30,7 @@ from utils.results.settings import METHODS
 from utils.run.cli import ArgumentParser, place, run, whole
 from utils.run.files import write_json, write_text
 from utils.run.run_directory import lock_folder
+from utils.run.start import interrupt_is_taken
 from utils.tables.layout import Column, markdown, number, percent, plain, text
 
 ONNAS = Path(__file__).resolve().parents[1] / "onnas.py"
@@ -159,6 +160,7 @@ def search(planned: PlannedRun, script: Path, flags: list[str]) -> None:
             last = _pass_on(process.stdout)
             status = process.wait()
         except KeyboardInterrupt:
+            interrupt_is_taken()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_TO_STOP)
             process.kill()

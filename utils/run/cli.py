@@ -126,6 +126,7 @@ def run(
         start.raise_interrupts()
         main()
     except KeyboardInterrupt as stop:
+        start.interrupt_is_taken()
         _end(f"\n{prog}: {str(stop) or 'interrupted'}; {after_interrupt}", 130)
     except (InputError, OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
         if not memory_ran_out(error):

@@ -14,7 +14,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
     from typing import NoReturn, TextIO
 
 MIB = 2**20
@@ -65,7 +65,18 @@ def raise_interrupts() -> None:
     sys.unraisablehook = _take_lost_exception
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def interrupt_is_taken() -> None:
+    """KeyboardInterrupt was caught where it is to be, and is not raised again."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Raises KeyboardInterrupt, and once more every second until it is taken: native code may lose it."""
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
+    signal.default_int_handler(number, frame)
 
 
 def _end_imports(prog: str, limit: str | None, kind: type, error: BaseException, trace: TracebackType | None) -> None:
@@ -83,7 +94,7 @@ def _take_lost_exception(unraisable: sys.UnraisableHookArgs) -> None:
     Memory that is too little there is so for the work, too, which says it.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 1)
     elif not issubclass(unraisable.exc_type, MemoryError):
         sys.__unraisablehook__(unraisable)
 

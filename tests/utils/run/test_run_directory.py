@@ -128,8 +128,9 @@ from utils.run.run_directory import check_run, open_run
 values = check_run(Path(sys.argv[1]), {"path": "x", "resume": True}, "a.py", ("state",), ())
 open_run(Path(sys.argv[1]), values)
 if os.fork() == 0:  # as a process that loads images does, this one outlives the one that it is of
+    os.write(1, b"begun\\n")
     time.sleep(60)
-print(os.getpid(), flush=True)
+os.write(1, b"begun\\n")
 time.sleep(60)
 """
 
@@ -140,7 +141,8 @@ def writer(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
     )
-    process.stdout.readline()
+    for _ in range(2):  # both processes
+        process.stdout.readline()
     yield process
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
