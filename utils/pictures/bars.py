@@ -45,7 +45,7 @@ def draw_memory(panels: dict[str, dict[str, Peaks]], path: Path, absent: dict[st
         axes.set(xscale="log", xlim=(1, 20000), yticks=range(len(ways)), yticklabels=ways)
         axes.set_title(title, color=TEXT)
     axes.invert_yaxis()  # shared by all panels
-    figure.supxlabel("peak memory of adapting in MiB (the paper's in MB), a logarithmic axis", color=MUTED, fontsize=9)
+    figure.supxlabel("peak memory in MiB (the paper's in MB), a logarithmic axis", color=MUTED, fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     save_png(figure, path)
 
