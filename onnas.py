@@ -35,7 +35,7 @@ from search_space.agreement import folder_as_trained, head_note, head_start, sea
 from search_space.board.opening import open_board
 from search_space.board.search_record import record_of
 from search_space.evaluation import TEST_TASK, Start, search_task
-from search_space.exporting import export_task_network
+from search_space.exporting import EXPORTING, export_task_network
 from search_space.flags.declare import FULL, OWN
 from search_space.flags.less_memory import less_memory
 from search_space.found_figures import of_all_tasks
@@ -164,7 +164,7 @@ def finish(flags: OnnasFlags, tasks: FewShotTasks, start: Start, rows: list[Task
     path, results = flags.run.path, few_shot_results(flags, tasks, start, rows, values)
     write_results(path / "results.json", results)
     if flags.derived.export is not None:
-        print("Exporting the network, up to some minutes ...", flush=True)
+        print(f"{EXPORTING} ...", flush=True)
         (episode,) = episodes(tasks, [len(rows) - 1])
         exports = export_episode(flags, start, episode)
         print(f"task {episode.number}'s network:\n{exports_text(exports)}")

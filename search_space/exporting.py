@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from models.textbook_norm import with_textbook_norm
 from utils.results.exports import ExportedFile
 
+EXPORTING = "Exporting the network, which takes minutes if it is large"
+
 
 def export_and_measure(
     network: nn.Module, path: Path, images: Tensor, labels: Tensor | None, **about: object

@@ -245,7 +245,9 @@ def test_run_stays_within_its_memory_budget_and_is_resumed_with_the_same(scripts
     assert "--memory_budget" in search("--memory_budget", budget + 0.01, "--resume").complaint()
     assert contents(path) == before
     search("--memory_budget", budget, "--eval_epochs", 2, "--resume").succeeded()
-    assert len(rows(path / "tasks.jsonl")) == 2
+    whole = ("--schedule", "leanest", "--memory_budget", budget, "--eval_epochs", 2)
+    scripts.onnas(deep / "meta_cell.pt", tmp_path / "whole", *whole).succeeded()
+    assert_same_run(path, tmp_path / "whole")
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------

@@ -40,10 +40,15 @@ except ModuleNotFoundError as missing:
         raise
     print(f"classify: error: {missing.name} is not installed: pip install onnxruntime numpy Pillow.", file=sys.stderr)
     sys.exit(2)
-except (ImportError, MemoryError):
+except (ImportError, MemoryError) as failed:
     if __name__ != "__main__":
         raise
-    print("classify: error: out of memory: onnxruntime, numpy and Pillow do not fit.", file=sys.stderr)
+    while failed.__cause__ is not None:  # numpy wraps what it was in pages of advice
+        failed = failed.__cause__
+    why = str(failed)
+    if not why or any(sign in why for sign in ("failed to map segment", "cannot allocate memory")):
+        why = "out of memory: onnxruntime, numpy and Pillow do not fit."
+    print(f"classify: error: {why.splitlines()[0]}", file=sys.stderr)
     sys.exit(2)
 
 PREPARATION = 1  # the version of what :func:`prepare` does; a network says which one it was trained with

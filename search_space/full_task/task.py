@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.derived_network import DerivedNetwork, DerivedSettings
-from search_space.exporting import export_and_measure
+from search_space.exporting import EXPORTING, export_and_measure
 from search_space.flags.onnas import OnnasFlags
 from search_space.full_task.plan import FullTaskPlan, data_digest, derived_settings, plan_full_task
 from search_space.full_task.run import run_search, train_derived
@@ -98,7 +98,7 @@ def build_derived(settings: DerivedSettings, classes: int, seed: int) -> Derived
 
 def export_derived(derived: DerivedNetwork, path: Path, data: FullTask, results: FullTaskResults) -> list[ExportedFile]:
     """Exports a trained network, and says how its files do on some of the test images."""
-    print("Exporting the network, up to some minutes ...", flush=True)
+    print(f"{EXPORTING} ...", flush=True)
     exports = export_and_measure(
         derived,
         path,

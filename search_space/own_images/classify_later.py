@@ -3,7 +3,7 @@
 import torch
 
 from models.adapted_network import AdaptedNetwork
-from search_space.exporting import export_task_network
+from search_space.exporting import EXPORTING, export_task_network
 from search_space.flags.onnas import OnnasFlags
 from search_space.own_images.files import classify_files, query_images
 from search_space.resume import checked_values
@@ -28,7 +28,7 @@ def classify_later(flags: OnnasFlags, device: torch.device) -> None:
     figures = classify_files(path, adapted, queries)
     exports = None
     if flags.derived.export is not None:
-        print("Exporting the network, up to some minutes; INT8 takes its ranges from these images ...", flush=True)
+        print(f"{EXPORTING}; INT8 takes its ranges from these images ...", flush=True)
         images, labels = query_images(queries.files, adapted)
         exports = export_task_network(
             adapted.network,

@@ -10,7 +10,7 @@ from models.meta_cell import MetaCell
 from models.supernet import SupernetSettings
 from search_space.agreement import head_note, head_start, image_side, searched_network
 from search_space.evaluation import Start
-from search_space.exporting import export_task_network
+from search_space.exporting import EXPORTING, export_task_network
 from search_space.flags.onnas import OnnasFlags
 from search_space.memory.fit import split_note
 from search_space.memory.process import plan_within
@@ -92,7 +92,7 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
     )
     write_results(path / "results.json", results)
     if export is not None:
-        print("Exporting the network, up to some minutes ...", flush=True)
+        print(f"{EXPORTING} ...", flush=True)
         exports = export_adapted(adapted, task, queries, flags, of_folds)
         print(exports_text(exports))
         write_results(path / "results.json", replace(results, exports=exports))

@@ -170,7 +170,7 @@ def random_case(seed: int):
     return pytest.param(problem, backward, id=", ".join([shape, candidates, *drawn, str(dtype).removeprefix("torch.")]))
 
 
-@pytest.mark.parametrize(("problem", "backward"), [random_case(seed) for seed in range(32)])
+@pytest.mark.parametrize(("problem", "backward"), [random_case(seed) for seed in range(64)])
 def test_loss_gradients_and_statistics_are_those_of_ordinary_back_propagation(problem, backward):
     problem = Problem(**problem)
     expected = problem.ordinary(backward["of_weights"])

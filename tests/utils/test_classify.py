@@ -198,6 +198,21 @@ def test_imports_that_do_not_fit_are_one_line(mib):
     assert (finished.returncode, finished.stderr) == (2, said)
 
 
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        ("numpy.core.multiarray failed to import", "numpy.core.multiarray failed to import"),
+        ("x.so: failed to map segment", "out of memory: onnxruntime, numpy and Pillow do not fit."),
+    ],
+)
+def test_imports_that_fail_say_why(tmp_path, why, said):
+    (tmp_path / "onnxruntime.py").write_text(f"raise ImportError('advice') from ImportError({why!r})")
+    command = [sys.executable, str(SCRIPT), "n.onnx", "."]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (2, f"classify: error: {said}\n")
+
+
 def test_what_is_not_installed_is_named(tmp_path):
     (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(name='onnxruntime')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

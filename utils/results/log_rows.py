@@ -1,6 +1,7 @@
 """The rows of the logs that runs write: a dataclass for each kind, a field for each figure.
 
-What holds of the fields of results.json (schema.py) holds of these.
+As in results.json, the key of a field that is None is absent; memory is in MiB, time in seconds, and accuracies are
+fractions.
 """
 
 from dataclasses import dataclass

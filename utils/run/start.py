@@ -226,8 +226,12 @@ def _go_on_watched(prog: str, limit: str) -> None:
 
 
 def _pass_on(errors: int) -> None:
-    """Writes what was written to a file to standard error."""
-    os.write(2, os.pread(errors, os.fstat(errors).st_size, 0))
+    """Writes what was written to a file to standard error, where that can be written to."""
+    text = os.pread(errors, os.fstat(errors).st_size, 0)
+    try:
+        os.write(2, text)
+    except OSError:
+        return
 
 
 def _watch_imports(child: int, told: int) -> tuple[bool, bool]:

@@ -42,10 +42,10 @@ def test_not_a_number_of_at_least_zero(text, parse):
     assert "a number" in refusal(parse, text)
 
 
-def test_a_place_is_a_path_but_not_an_empty_one(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
+def test_a_place_is_a_path_but_not_an_empty_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert place("runs/a b") == Path("runs/a b")
-    assert place("~/runs") == Path("/home/somebody/runs")
+    assert place("~/runs") == tmp_path / "runs"
     assert "a path, got an empty name" in refusal(place, "")
     assert "there is no such home folder" in refusal(place, "~no_such_user/runs")
 

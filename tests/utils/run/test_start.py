@@ -66,6 +66,13 @@ def test_interrupted_in_a_destructor():
     assert (status, said.strip()) == (130, "x.py: interrupted; the work is safe.")
 
 
+def test_an_interrupt_that_is_swallowed_comes_again():
+    """As native code does that asks for an attribute and takes any exception for "there is none"."""
+    swallowing = "try: signal.raise_signal(signal.SIGINT)\nexcept BaseException: pass\ntime.sleep(30)"
+    status, said = ended(start("", swallowing))
+    assert (status, said.strip()) == (130, "x.py: interrupted; the work is safe.")
+
+
 def test_an_ignored_interrupt_stays_ignored():
     ignoring = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
     process = start("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGINT)", preexec_fn=ignoring)
@@ -113,6 +120,12 @@ def test_what_imports_that_fit_have_said_is_passed_on():
         start("print('a warning', file=sys.stderr)", "print('late', file=sys.stderr)", preexec_fn=limit_memory)
     )
     assert (status, said) == (0, "a warning\nlate\n")
+
+
+def test_full_standard_error_loses_no_work_within_a_limit():
+    with Path("/dev/full").open("w") as full:
+        process = start("print('a warning', file=sys.stderr)", "print('worked')", preexec_fn=limit_memory, stderr=full)
+        assert process.communicate(timeout=60)[0] == "worked\n"
 
 
 def test_imports_that_fit_are_followed_by_the_work_once():
