@@ -2,7 +2,7 @@
 
     tasks = few_shot_tasks("omniglot", "train", ways=5, shots=1, queries=15, seed=21, data_path="data")
     for episode in episodes(tasks, range(1000)):
-        episode.support, episode.support_labels  # float32 (5, 1, 28, 28) in [0, 1], int64 (5,)
+        episode.support, episode.support_labels  # uint8 (5, 1, 28, 28), int64 (5,)
 
 torchmeta draws its tasks from global generators. Here every draw depends only on (seed, what it is for, episode), so
 episode 7 is the same task whatever ran before it, and in whichever process it is loaded.

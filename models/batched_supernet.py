@@ -17,6 +17,7 @@ from models.batched_mix import EPSILON, Term, mix, with_statistics
 from models.operations import FactorizedReduce, Skip, offset_pixels
 from models.search_cell import NEWER, OLDER, Mixture, SearchCell, Source
 from models.supernet import STEM, Supernet
+from utils.data.pixels import unit_range
 
 Booleans = list[list[bool]]
 
@@ -210,7 +211,8 @@ class BatchedSupernet:
         """
         net = self.stacked
         inputs = [[None, None] for _ in net.cells]
-        states = self._stem_states(images.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last))
+        side_by_side = images.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        states = self._stem_states(unit_range(side_by_side))
         for layer, cell in enumerate(net.cells):
             activated = [F.relu(state) for state in states]
             for reader, side in net.readers(layer - 1):

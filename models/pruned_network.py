@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from models.search_cell import NEWER, OLDER, Mixture, Source, edge_list
 from models.supernet import STEM, Supernet, pooled
+from utils.data.pixels import unit_range
 
 
 class PrunedSource(nn.Module):
@@ -66,7 +67,7 @@ class PrunedNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         supernet = self.supernet
-        outputs = {STEM: supernet.stem(images)}
+        outputs = {STEM: supernet.stem(unit_range(images))}
         for layer, cell in enumerate(supernet.cells):
             older, newer = (
                 read(F.relu(outputs[supernet.output_read_by(layer, side)]))

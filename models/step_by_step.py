@@ -21,6 +21,7 @@ from models.batch_norm import channel_means, normalisation_gradient
 from models.given_gradient import backward
 from models.search_cell import Mixture, Run, convolve_states
 from models.supernet import STEM, Supernet, pooled
+from utils.data.pixels import unit_range
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class _Pass:
 
     def __init__(self, supernet: Supernet, micro_batch: MicroBatch, of_weights: bool, keep_inputs: bool):
         self.supernet = supernet
-        self.images = micro_batch.images.contiguous(memory_format=torch.channels_last)
+        self.images = unit_range(micro_batch.images.contiguous(memory_format=torch.channels_last))
         self.mixtures = micro_batch.mixtures
         self.keep = micro_batch.keep
         self.of_weights = of_weights

@@ -9,6 +9,7 @@ from models.batch_norm import BatchNorm, share_tracking
 from models.operations import OPERATIONS
 from models.partial_cell import PartialCell
 from models.search_cell import NEWER, OLDER, Mixture, SearchCell, convolve_states, edge_list
+from utils.data.pixels import unit_range
 from utils.errors import InputError
 
 STEM = -1  # its place before cell 0
@@ -98,7 +99,7 @@ class SupernetSettings:
 
 
 class Supernet(nn.Module):
-    """Images (N, in_channels, H, W) -> logits (N, ways).
+    """Images (N, in_channels, H, W), uint8 or in [0, 1], -> logits (N, ways).
 
     Every cell sees the same number of channels, S = nodes * C, so that one meta-cell fits every place.
     """
@@ -156,7 +157,7 @@ class Supernet(nn.Module):
 
     def stem_states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The stem's output, as the states of a cell's: nodes x (N, C, H, W)."""
-        output = self.stem(images.contiguous(memory_format=torch.channels_last))
+        output = self.stem(unit_range(images.contiguous(memory_format=torch.channels_last)))
         return output.split(self.settings.init_channels, dim=1)
 
     def output_read_by(self, layer: int, side: int) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from models.textbook_norm import with_textbook_norm
+from utils.data.pixels import unit_range
 from utils.results.exports import ExportedFile
 
 EXPORTING = "Exporting the network, which takes minutes if it is large"
@@ -28,8 +29,9 @@ def export_and_measure(
 
 
 def export_task_network(
-    network: nn.Module, path: Path, images: Tensor, labels: Tensor | None, **about: object
+    network: nn.Module, path: Path, images: Tensor, labels: Tensor | None, *, calibration: Tensor, **about: object
 ) -> list[ExportedFile]:
-    """As :func:`export_and_measure`, for a network that takes images in [0, 1] as they are."""
+    """As :func:`export_and_measure`, for a network that takes images in [0, 1] as they are; these are uint8."""
     channels = images.shape[1]
-    return export_and_measure(network, path, images, labels, mean=[0.0] * channels, std=[1.0] * channels, **about)
+    about |= {"calibration": unit_range(calibration), "mean": [0.0] * channels, "std": [1.0] * channels}
+    return export_and_measure(network, path, unit_range(images), labels, **about)

@@ -60,8 +60,10 @@ def measure(shape: tuple[int, int, int], changes: dict, seed: int, device: torch
     rates = {"w_lr": 0.01, "alpha_lr": 0.01}
     adaptation = SearchSettings(EPOCHS, EPOCHS, BATCH, **rates, transductive=False, **changes)
     generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(WAYS * SHOTS, *shape, generator=generator).to(device)
-    queries = torch.rand(WAYS, *shape, generator=generator).to(device)
+    images, queries = (
+        torch.randint(256, (count, *shape), dtype=torch.uint8, generator=generator).to(device)
+        for count in (WAYS * SHOTS, WAYS)
+    )
     labels, query_labels = (torch.arange(len(x), device=device) % WAYS for x in (images, queries))
     search = TaskSearch(network, adaptation, Draws(seed, "memory table", 0))
     with PeakMemory(device, network.resident(), [images, labels]) as adapting:

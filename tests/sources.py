@@ -156,11 +156,11 @@ def make_tasks(dataset: str, split: str, data: Path, **changes):
 
 
 def draw(tasks, numbers: range, workers: int = 0) -> list[list[bytes]]:
-    """Per episode the bytes of its support images, support labels, query images, query labels."""
+    """Per episode the bytes of its support images, in [0, 1], support labels, query images, query labels."""
     return [
         [
             tensor.numpy().tobytes()
-            for tensor in (episode.support, episode.support_labels, episode.query, episode.query_labels)
+            for tensor in (episode.support / 255, episode.support_labels, episode.query / 255, episode.query_labels)
         ]
         for episode in episodes(tasks, numbers, workers)
     ]

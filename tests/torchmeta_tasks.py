@@ -77,4 +77,4 @@ class _Class(torchmeta.utils.data.Dataset):
         return self.source.count(self.index)
 
     def __getitem__(self, number: int):
-        return self.source.images.read([self.index], [number])[0], self.target_transform(self.index)
+        return self.source.images.read([self.index], [number])[0] / 255, self.target_transform(self.index)

@@ -234,4 +234,4 @@ def _give_gradients(supernet: Supernet, names: set[str]) -> None:
 
 
 def _images(number: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty(number, *shape), torch.empty(number, dtype=torch.long)
+    return torch.empty(number, *shape, dtype=torch.uint8), torch.empty(number, dtype=torch.long)

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.sources import draw
@@ -135,5 +136,6 @@ def test_episodes_of_the_real_data(dataset, workers, request):
         images_seen = 0
         for episode in episodes(tasks, range(20), workers):
             images_seen += len(episode.support) + len(episode.query)
-            assert 0 <= episode.query.min() < episode.query.max() <= 1
+            assert episode.query.dtype == torch.uint8
+            assert episode.query.min() < episode.query.max()
         assert images_seen == 20 * 5 * 16

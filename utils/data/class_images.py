@@ -17,7 +17,7 @@ FORMAT = 2
 
 
 class ClassImages:
-    """Images by class and number: uint8 in a .npy file, float32 in [0, 1] when read, exactly as by ToTensor.
+    """Images by class and number, uint8, in a .npy file.
 
     Args:
         path: the file, (images, channels, height, width), class by class.
@@ -42,9 +42,9 @@ class ClassImages:
         return self._pixels.dtype
 
     def read(self, classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
-        """Image ``numbers[i]`` of class ``classes[i]``, for each i: float32 (images, channels, height, width)."""
+        """Image ``numbers[i]`` of class ``classes[i]``, for each i: uint8 (images, channels, height, width)."""
         rows = [self._first[index] + number for index, number in zip(classes, numbers, strict=True)]
-        return torch.from_numpy(self._pixels[rows]).to(torch.float32).div_(255)
+        return torch.from_numpy(self._pixels[rows])
 
     def __getstate__(self) -> dict:
         """Another process maps the file for itself."""

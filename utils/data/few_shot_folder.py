@@ -73,9 +73,9 @@ class ClassFolders:
         self.folders = folders
 
     def read(self, classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
-        """Image ``numbers[i]`` of class ``classes[i]``, for each i: float32 (images, channels, height, width)."""
-        pixels = np.stack([self.folders[index][number] for index, number in zip(classes, numbers, strict=True)])
-        return torch.from_numpy(pixels).to(torch.float32).div_(255)
+        """Image ``numbers[i]`` of class ``classes[i]``, for each i: uint8 (images, channels, height, width)."""
+        pixels = [self.folders[index][number] for index, number in zip(classes, numbers, strict=True)]
+        return torch.from_numpy(np.stack(pixels))
 
     def decode(self, index: int) -> np.ndarray:
         """All images of a class, uint8 (images, channels, height, width)."""

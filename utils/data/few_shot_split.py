@@ -16,7 +16,7 @@ class Images(Protocol):
     """Images by class and number."""
 
     def read(self, classes: Sequence[int], numbers: Sequence[int]) -> Tensor:
-        """Image ``numbers[i]`` of class ``classes[i]``, for each i: float32 (images, channels, height, width)."""
+        """Image ``numbers[i]`` of class ``classes[i]``, for each i: uint8 (images, channels, height, width)."""
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,13 @@ class SyntheticGlyphs:
         self.seed, self.purpose = seed, f"glyphs/{split}"
 
     def read(self, classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
-        """Drawing ``numbers[i]`` of glyph ``classes[i]``, for each i: float32 (drawings, 1, 28, 28) in [0, 1]."""
+        """Drawing ``numbers[i]`` of glyph ``classes[i]``, for each i: uint8 (drawings, 1, 28, 28)."""
         strokes = {index: invent_glyph(numpy_generator(self.seed, self.purpose, index)) for index in set(classes)}
         drawings = [
             draw_glyph(strokes[index], numpy_generator(self.seed, self.purpose, index, number))
             for index, number in zip(classes, numbers, strict=True)
         ]
-        return torch.from_numpy(np.stack(drawings)[:, None]).to(torch.float32).div_(255)
+        return torch.from_numpy(np.stack(drawings)[:, None])
 
 
 def invent_glyph(draws: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.data.augmentation import Augmentation, Draw, cut_out
 from utils.data.image_folder import FolderImages
+from utils.data.pixels import unit_range
 from utils.draws import numpy_generator, torch_generator
 from utils.errors import InputError
 
@@ -140,7 +141,7 @@ class _Batch(Dataset):
         draw = self._draw(index, pixels.shape[-1]) if self.augment or self.cutout else None
         if self.augment:
             pixels = self.images.augmentation.crop_and_flip(pixels, draw)
-        image = torch.tensor(np.ascontiguousarray(pixels), dtype=torch.float32).div_(255)
+        image = unit_range(torch.tensor(np.ascontiguousarray(pixels)))
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.images.mean, self.images.std))
         image.sub_(mean).div_(std)
         if self.cutout:

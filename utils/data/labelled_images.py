@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from utils.data.pixels import unit_range
+
 HELD_OUT = 20  # one image of so many, and one of each class at least
 
 
@@ -12,7 +14,7 @@ class LabelledImages:
 
     Args:
         counts: images of each class, two at least.
-        read: from classes and numbers to images, float32 (N, C, H, W) in [0, 1].
+        read: from classes and numbers to images, uint8 (N, C, H, W).
 
     Attributes:
         training, held_out: the rows to train on and those to test on, (M, 2) each; they share none.
@@ -28,6 +30,6 @@ class LabelledImages:
         self.training, self.held_out = torch.tensor(training), torch.tensor(held_out)
 
     def read(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images (N, C, H, W) and labels (N,) of ``rows`` (N, 2)."""
+        """The images, float32 (N, C, H, W) in [0, 1], and labels (N,) of ``rows`` (N, 2)."""
         labels, numbers = rows.unbind(1)
-        return self._read(labels.tolist(), numbers.tolist()), labels
+        return unit_range(self._read(labels.tolist(), numbers.tolist())), labels

@@ -25,7 +25,7 @@ class OwnTask:
     """A support set of two classes or more, with any number of images each.
 
     class_names: what the labels 0, 1, ... are, sorted.
-    images: float32 (N, C, H, W) in [0, 1], class by class.
+    images: uint8 (N, C, H, W), class by class.
     labels: int64 (N,).
     files: of each image, from the support folder on.
     preparation: how the images were made one form, and how others are to be.
@@ -114,8 +114,8 @@ def list_queries(folder: Path, class_names: Sequence[str]) -> Queries:
 
 
 def read_queries(queries: Sequence[Query], preparation: Preparation) -> tuple[Tensor, list[Query], list[Unread]]:
-    """The images, float32 (Q, C, H, W) in [0, 1], of the files that are images; those files; the others."""
-    images, read, unread = [torch.empty(0, *preparation.shape)], [], []
+    """The images, uint8 (Q, C, H, W), of the files that are images; those files; the others."""
+    images, read, unread = [torch.empty(0, *preparation.shape, dtype=torch.uint8)], [], []
     for query in queries:
         try:
             if not is_image(query.path):
@@ -145,4 +145,4 @@ def stratified_folds(labels: Sequence[int], folds: int, seed: int) -> list[tuple
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:
-    return torch.tensor(np.ascontiguousarray(pixels), dtype=torch.float32).div_(255)
+    return torch.tensor(np.ascontiguousarray(pixels))

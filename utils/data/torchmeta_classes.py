@@ -38,9 +38,10 @@ class TorchmetaClasses:
         self.classes.close()
 
     def read(self, classes: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
-        """Image ``numbers[i]`` of class ``classes[i]``, for each i: float32 (images, channels, height, width)."""
+        """Image ``numbers[i]`` of class ``classes[i]``, for each i: uint8 (images, channels, height, width)."""
         try:
-            return torch.stack([self.classes[index][number][0] for index, number in zip(classes, numbers, strict=True)])
+            images = [self.classes[index][number][0] for index, number in zip(classes, numbers, strict=True)]
+            return torch.stack(images).mul_(255).round_().byte()  # exact: ToTensor divided whole numbers by 255
         except DAMAGE as error:
             raise self._refusal(error) from error
         finally:
@@ -48,8 +49,7 @@ class TorchmetaClasses:
 
     def decode(self, index: int) -> np.ndarray:
         """All images of a class, uint8 (images, channels, height, width)."""
-        pixels = self.read([index] * self.counts[index], range(self.counts[index]))
-        return pixels.mul_(255).round_().byte().numpy()  # exact: ToTensor divided whole numbers by 255
+        return self.read([index] * self.counts[index], range(self.counts[index])).numpy()
 
     def __getstate__(self) -> dict:
         """torchmeta's data sets do not travel to another process; they are made there."""

@@ -37,15 +37,15 @@ def example_of(episode: Episode, predictions: list[int]) -> dict:
 
 
 def thumbnail(image: torch.Tensor) -> str:
-    """A square image (C, H, H) in [0, 1] as a data URI, of a few KiB at most."""
+    """A square image, uint8 (C, H, H), as a data URI, of a few KiB at most."""
     if image.shape[-1] > LARGEST_SIDE:
         image = F.interpolate(image[None], LARGEST_SIDE, mode="bilinear", antialias=True)[0]
     return as_data_uri(image)
 
 
 def as_data_uri(image: torch.Tensor) -> str:
-    """An image (C, H, W) in [0, 1] as a PNG, one in colours as a JPEG: a photograph's PNG is several times as large."""
-    levels = (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    """An image, uint8 (C, H, W), as a PNG, one in colours as a JPEG: a photograph's PNG is several times as large."""
+    levels = image.cpu().numpy()
     grey = len(levels) == 1
     picture = Image.fromarray(levels[0] if grey else levels.transpose(1, 2, 0).copy())
     buffer = io.BytesIO()

@@ -17,6 +17,7 @@ from torchvision.transforms import ToTensor
 
 from tests.conftest import fill
 from utils.data.class_images import ClassImages, open_class_images
+from utils.data.pixels import unit_range
 from utils.errors import InputError, WriteError
 
 COUNTS, SHAPE = (3, 1, 4), (3, 5, 6)
@@ -56,10 +57,10 @@ def assert_right(images: ClassImages) -> None:
     places = [(index, number) for index, count in enumerate(COUNTS) for number in range(count)]
     places.reverse()
     read = images.read(*zip(*places, strict=True))
-    assert read.dtype == torch.float32
+    assert read.dtype == torch.uint8
     for image, (index, number) in zip(read, places, strict=True):
         as_pil = Image.fromarray(pixels_of(index)[number].transpose(1, 2, 0))
-        assert torch.equal(image, ToTensor()(as_pil))
+        assert torch.equal(image / 255, ToTensor()(as_pil))
 
 
 def test_images_are_those_of_to_tensor(path):
@@ -69,7 +70,7 @@ def test_images_are_those_of_to_tensor(path):
 def test_every_grey_level_is_exact(tmp_path):
     levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     images = open_(tmp_path / "x.npy", lambda index: levels, counts=(1,), shape=(1, 16, 16))
-    assert torch.equal(images.read([0], [0])[0], ToTensor()(Image.fromarray(levels[0, 0])))
+    assert torch.equal(unit_range(images.read([0], [0])[0]), ToTensor()(Image.fromarray(levels[0, 0])))
 
 
 def test_classes_are_decoded_once(tmp_path):

@@ -78,7 +78,7 @@ def test_episodes_are_of_the_files_of_their_classes(split, split_folders):
                 found = [
                     path
                     for path in (split_folders / split / name).iterdir()
-                    if torch.equal(torch.tensor(np.asarray(Image.open(path))).permute(2, 0, 1) / 255, image)
+                    if torch.equal(torch.tensor(np.asarray(Image.open(path))).permute(2, 0, 1), image)
                 ]
                 assert len(found) == 1
                 drawn.add(found[0])
@@ -116,7 +116,7 @@ def test_size_and_channels_of_a_meta_cell(split_folders):
         np.asarray(Image.open(path).convert("L").resize((8, 8), Image.Resampling.BILINEAR))
         for path in (split_folders / "train" / name).iterdir()
     ]
-    assert any(torch.equal(torch.tensor(image)[None] / 255, episode.support[0]) for image in expected)
+    assert any(torch.equal(torch.tensor(image)[None], episode.support[0]) for image in expected)
     write_class(split_folders / "train/large", 5, side=20)
     assert "give --input_size" in complaint(split_folders)
 

@@ -16,7 +16,7 @@ def test_glyphs_depend_on_seed_split_class_and_drawing():
 
 def test_drawings_of_a_glyph_are_alike_more_than_drawings_of_two():
     glyphs = SyntheticGlyphs(0, "val").read([c for c in range(40) for _ in range(8)], [*range(8)] * 40)
-    means = torch.nn.functional.avg_pool2d(glyphs, 4).view(40, 8, -1)
+    means = torch.nn.functional.avg_pool2d(glyphs / 255, 4).view(40, 8, -1)
     centres = means[:, :4].mean(1)
     predicted = torch.cdist(means[:, 4:].flatten(0, 1), centres).argmin(1)
     accuracy = (predicted == torch.arange(40).repeat_interleave(4)).float().mean()
@@ -26,6 +26,6 @@ def test_drawings_of_a_glyph_are_alike_more_than_drawings_of_two():
 
 def test_glyphs_leave_ink_on_every_drawing():
     drawings = SyntheticGlyphs(3, "test").read([c for c in range(50) for _ in range(4)], [*range(4)] * 50)
-    ink = drawings.mean((1, 2, 3))
+    ink = (drawings / 255).mean((1, 2, 3))
     assert ink.min() > 0.005
     assert ink.max() < 0.5

@@ -24,7 +24,7 @@ def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE),
 
 def by_hand(path: Path, mode: str, side: int) -> torch.Tensor:
     image = Image.open(path).convert(mode).resize((side, side), Image.Resampling.BILINEAR)
-    return torch.tensor(np.asarray(image).reshape(side, side, -1)).permute(2, 0, 1) / 255
+    return torch.tensor(np.asarray(image).reshape(side, side, -1)).permute(2, 0, 1)
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def test_queries_deeper_than_the_support_set_are_refused(folder, tmp_path):
         Image.fromarray(np.full((SIDE, SIDE), value, np.uint16)).save(folder / name)
     task = load_own_task(folder, channels=1, side=SIDE)
     assert task.preparation.bits == 10
-    assert task.images[0].eq(900 // 4 / 255).all()
+    assert task.images[0].eq(900 // 4).all()
     for name, value in (("as_deep.png", 1000), ("deeper.png", 1500)):
         Image.fromarray(np.full((SIDE, SIDE), value, np.uint16)).save(tmp_path / name)
     queries = [query for query in list_queries(tmp_path, task.class_names).files if "deep" in query.name]
     images, _, unread = read_queries(queries, task.preparation)
-    assert images.eq(1000 // 4 / 255).all()
+    assert images.eq(1000 // 4).all()
     assert [file.name for file in unread] == ["deeper.png"]
 
 

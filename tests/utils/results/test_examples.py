@@ -21,14 +21,14 @@ def picture(uri: str) -> torch.Tensor:
 
 
 def test_a_grey_image_is_kept_to_the_level():
-    levels = torch.arange(12 * 20).view(1, 12, 20)
-    assert torch.equal(picture(as_data_uri(levels / 255)), levels[0].byte())
+    levels = torch.arange(12 * 20, dtype=torch.uint8).view(1, 12, 20)
+    assert torch.equal(picture(as_data_uri(levels)), levels[0])
 
 
 def test_a_photograph_is_kept_nearly():
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 24), indexing="ij")
     image = torch.stack([rows, columns, 1 - rows])
-    seen = picture(as_data_uri(image)).permute(2, 0, 1) / 255
+    seen = picture(as_data_uri((255 * image).byte())).permute(2, 0, 1) / 255
     assert seen.shape == image.shape
     assert (seen - image).abs().mean() < 0.02
 
@@ -36,10 +36,10 @@ def test_a_photograph_is_kept_nearly():
 def test_the_first_images_of_each_class_with_their_predictions():
     """In each image the one level tells which it is; the classes come interleaved."""
     labels = torch.arange(WAYS).repeat(EACH)
-    levels = torch.arange(WAYS * EACH)
+    levels = torch.arange(WAYS * EACH, dtype=torch.uint8)
 
     def images(first: int) -> torch.Tensor:
-        return ((first + levels) / 255).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+        return (first + levels).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
 
     names = tuple(f"class {label}" for label in range(WAYS))
     episode = Episode(0, images(0), labels, images(100), labels, names)
@@ -58,7 +58,7 @@ def test_the_first_images_of_each_class_with_their_predictions():
 
 
 def test_fewer_images_than_are_kept():
-    images, labels = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
+    images, labels = torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1])
     shown = example_of(Episode(0, images, labels, images, labels, ("a", "b")), [1, 1])["shown"]
     assert [len(images["support"]) for images in shown] == [1, 1]
     assert [images["queries"][0]["predicted"] for images in shown] == [1, 1]
