@@ -6,6 +6,7 @@
 #     ./tfml_onnas.sh --resume
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+search_only=1 # with --report 0 --tensorboard 0, and the data decoded
 source utils/environment.sh
 
 flags=(

@@ -136,6 +136,16 @@ def test_a_pin_that_is_not_met_is_seen(folder, reason):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("search_only", ["", "1"])
+@pytest.mark.parametrize(("pin", "met"), [("pytest>=2.1,<1000.2", True), ("pytest>=2.1,<9.0.1", False)])
+def test_a_search_will_do_with_less(folder, search_only, pin, met):
+    (folder / "requirements.txt").write_text("no-such-distribution==1.0\n")
+    (folder / "requirements-device.txt").write_text(pin + "\n")
+    fake_python(folder / "bin" / "python3", f"[ $1 = - ] || exit 1; exec '{sys.executable}' \"$@\"")
+    done = source_environment(folder, PATH=only(folder / "bin"), search_only=search_only)
+    assert (done.returncode == 0) == (met and search_only == "1")
+
+
 def test_a_whole_venv_is_used_as_it_is(folder):
     fake_python(folder / ".venv" / "bin" / "python", f"[ $1 = - ] || exit 1; exec '{sys.executable}' \"$@\"")
     (folder / "bin").mkdir()

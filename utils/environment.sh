@@ -1,7 +1,8 @@
 # Sourced by the scripts, from the repository's folder: sets $python to an interpreter that has what the project needs.
 #
 # That is the active environment's where it has the versions of requirements.txt; else .venv's, which is made here once.
-# Nothing is ever installed into an environment that the user made. Runs on bash 3.2 (macOS) as well.
+# For a script that sets search_only=1, those of requirements-device.txt will do. Nothing is ever installed into an
+# environment that the user made. Runs on bash 3.2 (macOS) as well.
 
 torchmeta="torchmeta==1.8.0" # installed with --no-deps: its metadata pins torch<1.10
 
@@ -10,19 +11,33 @@ is_suitable() {
     "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
 }
 
-# $1 is Python 3.10 to 3.12 with every pinned version. Reads metadata only: importing torch takes seconds.
-has_everything() {
-    "$1" - "$torchmeta" >/dev/null 2>&1 <<'END'
+# $1 is Python 3.10 to 3.12 with the versions that the file $2 and the further arguments name. Reads metadata only:
+# importing torch takes seconds.
+has() {
+    "$1" - "${@:2}" >/dev/null 2>&1 <<'END'
+import operator
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+COMPARED = {"==": operator.eq, ">=": operator.ge, "<": operator.lt}
+
+
+def numbers(text):
+    return [int(number) for number in text.split("+")[0].split(".")]  # torch adds what it was built for: 2.11.0+cpu
+
+
 assert (3, 10) <= sys.version_info[:2] <= (3, 12)
-lines = [line.strip() for line in Path("requirements.txt").read_text().splitlines()]
-for pin in [line for line in lines if line and not line.startswith("#")] + sys.argv[1:]:
-    name, wanted = pin.split("==")
-    assert version(name).split("+")[0] == wanted  # torch adds what it was built for: 2.11.0+cpu
+lines = [line.strip() for line in Path(sys.argv[1]).read_text().splitlines()]
+for line in [line for line in lines if line and not line.startswith("#")] + sys.argv[2:]:
+    found = numbers(version(re.match(r"[\w-]+", line)[0]))
+    assert all(COMPARED[how](found, numbers(wanted)) for how, wanted in re.findall(r"(==|>=|<)([\d.]+)", line))
 END
+}
+
+has_everything() {
+    has "$1" requirements.txt "$torchmeta"
 }
 
 # .venv can be used. The file .venv/unfinished stands in it while packages are being installed: an interrupted pip
@@ -75,7 +90,7 @@ make_venv_alone() {
 
 python=""
 for candidate in python3 python; do
-    if has_everything "$candidate"; then
+    if has_everything "$candidate" || { [ -n "${search_only:-}" ] && has "$candidate" requirements-device.txt; }; then
         python=$candidate
         break
     fi

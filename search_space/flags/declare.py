@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from utils.run.cli import ArgumentParser
+from utils.run.start import not_installed
 
 FEW_SHOT, FULL, OWN = TASKS = ("fewshot", "full", "own")
 
@@ -16,6 +18,7 @@ def flag(
     *,
     changes: bool = False,
     only: tuple[str, ...] = TASKS,
+    needs: tuple[str, ...] = (),
     **options: Any,
 ) -> Any:
     """A field of a :class:`Section`: the flag of its name.
@@ -24,10 +27,11 @@ def flag(
         kind: argparse's type; bool: the flag has no value.
         changes: a run that goes on (--resume) may have another value; otherwise the flag is part of its identity.
         only: the kinds of tasks that have a use for it.
+        needs: the Python packages without which only 0, or no value, will do.
         options: further ones of argparse.
     """
     options |= {"action": "store_true", "default": False} if kind is bool else {"type": kind, "default": default}
-    metadata = {"options": {**options, "help": help}, "changes": changes, "only": only}
+    metadata = {"options": {**options, "help": help}, "changes": changes, "only": only, "needs": needs}
     return field(default=options["default"], metadata=metadata)
 
 
@@ -67,7 +71,13 @@ def parse(parser: ArgumentParser, kind: type[Flags], own: dict[str, dict[str, An
         group = parser.add_argument_group(section.type.title)
         for part in fields(section.type):
             group.add_argument(f"--{part.name}", **part.metadata["options"] | own.get(part.name, {}))
-    return vars(parser.parse_args())
+    values = vars(parser.parse_args())
+    for part in declared(kind):
+        absent = [name for name in part.metadata["needs"] if values[part.name] and find_spec(name) is None]
+        if absent:
+            instead = f"; or --{part.name} 0" if part.default else ""
+            parser.error(f"argument --{part.name}: {not_installed(*absent)}{instead}")
+    return values
 
 
 def build(kind: type[Flags], values: dict[str, Any]) -> Flags:

@@ -174,6 +174,7 @@ class DerivedFlags(Section):
         "images the adapted one, of many small tasks that of the last",
         metavar="FILE",
         changes=True,
+        needs=("onnx", "onnxscript", "onnxruntime"),
     )
 
 

@@ -61,9 +61,14 @@ class RunFlags(Section):
         "1: writes report.html, of a full task genotype.png too: needs Jinja2 and Matplotlib",
         1,
         changes=True,
+        needs=("jinja2", "matplotlib"),
     )
     tensorboard: int = flag(
-        switch, "1: writes events into tb/: needs TensorBoard and Matplotlib, 150 MiB of memory", 1, changes=True
+        switch,
+        "1: writes events into tb/: needs TensorBoard and Matplotlib, 150 MiB of memory",
+        1,
+        changes=True,
+        needs=("tensorboard", "matplotlib"),
     )
 
 

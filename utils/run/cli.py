@@ -128,6 +128,8 @@ def run(
     except KeyboardInterrupt as stop:
         start.interrupt_is_taken()
         _end(f"\n{prog}: {str(stop) or 'interrupted'}; {after_interrupt}", 130)
+    except ModuleNotFoundError as missing:
+        _end(f"{prog}: error: {start.not_installed(missing.name)}.", 2)
     except (InputError, OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
         if not memory_ran_out(error):
             if not isinstance(error, (InputError, OSError)):

@@ -79,10 +79,17 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     signal.default_int_handler(number, frame)
 
 
+def not_installed(*packages: str) -> str:
+    """What to say of Python packages that are absent."""
+    plural = len(packages) > 1
+    which = f"packages {' and '.join(packages)} are" if plural else f"package {packages[0]} is"
+    return f"the Python {which} not installed: pip install -r requirements.txt"
+
+
 def _end_imports(prog: str, limit: str | None, kind: type, error: BaseException, trace: TracebackType | None) -> None:
     """Says in one line what the imports have failed of: a package that is absent, or a memory limit."""
     if kind is ModuleNotFoundError:
-        _leave(f"{prog}: error: the Python package {error.name} is not installed: pip install -r requirements.txt.", 2)
+        _leave(f"{prog}: error: {not_installed(error.name)}.", 2)
     if limit is not None:
         _leave(_does_not_fit(prog, limit), 2)
     sys.__excepthook__(kind, error, trace)

@@ -117,6 +117,11 @@ def test_input_error_is_one_sentence(capsys):
     assert ends_with(InputError("no such file."), capsys) == (2, "x.py: error: no such file.\n")
 
 
+def test_an_absent_package_is_named(capsys):
+    said = "x.py: error: the Python package no_such_package is not installed: pip install -r requirements.txt.\n"
+    assert ends_with(ModuleNotFoundError(name="no_such_package"), capsys) == (2, said)
+
+
 def test_error_of_the_system_is_one_sentence(capsys):
     status, said = ends_with(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file"), capsys)
     assert (status, said) == (2, "x.py: error: some/file: No space left on device.\n")
