@@ -32,10 +32,9 @@ from torch.utils.data import DataLoader
 
 from utils.data import glyphs, torchmeta_sets
 from utils.data.episode import Episode
-from utils.data.few_shot_folder import folder_shape, folder_split
+from utils.data.few_shot_folder import folder_split
 from utils.data.few_shot_split import FewShotSplit, class_name
 from utils.data.labelled_images import LabelledImages
-from utils.data.names import INPUT_SHAPES
 from utils.data.prepared import WEBSITE
 from utils.draws import derive_seed, numpy_generator
 from utils.errors import InputError
@@ -97,13 +96,6 @@ def few_shot_tasks(
             f"images, so --q and the shots (--n_train in training, --k in testing) may add up to {images}."
         )
     return FewShotTasks(source, ways=ways, shots=shots, queries=queries, seed=seed)
-
-
-def input_shape(dataset: str, data_path: Path | str, input_size: int | None = None) -> tuple[int, int, int]:
-    """The (channels, height, width) of a data set's images, which a folder of images is looked through for."""
-    if dataset == "imagefolder":
-        return folder_shape(Path(data_path).expanduser(), input_size)
-    return INPUT_SHAPES[dataset]
 
 
 def held_out_split(dataset: str, use_vinyals_split: bool) -> str:

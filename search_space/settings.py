@@ -9,7 +9,7 @@ from search_space.normalizers import Normalizer
 AUTO, FOUND, RELAXED = NETWORKS = ("auto", "found", "relaxed")
 # How a backward pass is taken, the fastest first. ORDINARY: one pass over everything that autograd kept; the other two:
 # step by step, see models/step_by_step.py.
-ORDINARY, FASTEST, LEANEST = SCHEDULES = ("ordinary", "fastest", "leanest")
+ORDINARY, FASTEST, LEANEST = ("ordinary", "fastest", "leanest")
 # Where a task's head starts. META: as the meta-cell has it, which is zero for another number of ways than its own.
 # CENTROID: it classifies by the mean features of the support set's classes, see search_space/head_start.py.
 META, ZERO, CENTROID = HEAD_STARTS = ("meta", "zero", "centroid")

@@ -23,9 +23,10 @@ from tests.sources import (
     prepared_files,
 )
 from tests.torchmeta_tasks import classes_of
-from torchmeta_loader import INPUT_SHAPES, episodes, held_out_split
+from torchmeta_loader import episodes, held_out_split
 from utils.data.episode import Episode
 from utils.data.glyphs import DRAWINGS_PER_GLYPH, SyntheticGlyphs
+from utils.data.names import INPUT_SHAPES
 from utils.errors import InputError
 
 

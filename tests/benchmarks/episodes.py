@@ -20,7 +20,8 @@ from search_space.primitives import FEW_SHOT
 from search_space.search_network import SearchNetwork
 from search_space.settings import SearchSettings
 from search_space.task_search import TaskSearch
-from torchmeta_loader import INPUT_SHAPES, episodes, few_shot_tasks
+from torchmeta_loader import episodes, few_shot_tasks
+from utils.data.names import INPUT_SHAPES
 from utils.data.torchmeta_classes import TorchmetaClasses
 from utils.draws import Draws
 from utils.run.cli import DEVICES, ArgumentParser, place, run, whole

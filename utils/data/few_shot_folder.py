@@ -22,11 +22,6 @@ SHARES = {"train": 0.64, "val": 0.16, "test": 0.2}  # of the classes, as of mini
 Classes = dict[str, list[Path]]
 
 
-def folder_shape(folder: Path, input_size: int | None) -> tuple[int, int, int]:
-    """The (channels, height, width) that the images of a folder get; 1 channel only if all of them are grey."""
-    return _survey(_list_splits(folder, seed=0)[0], input_size, None)[0].shape
-
-
 def folder_split(
     folder: Path, split: str, *, seed: int, input_size: int | None = None, channels: int | None = None
 ) -> FewShotSplit:
