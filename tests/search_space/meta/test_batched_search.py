@@ -57,18 +57,20 @@ def assert_same(actual: MetaCell, expected: MetaCell) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
+# Enough where it is not about pruning.
+FEW = {"primitives": ("max_pool_3x3", "skip_connect", "sep_conv_3x3")}
 CASES = {
     "plain": (3, {}, {}),
-    "one task": (1, {}, {}),
-    "more cells": (2, {"epochs": 1, "architecture_epochs": 1}, {"layers": 3, "nodes": 3}),
-    "weights only": (2, {"architecture_epochs": 0}, {}),
-    "the found network last": (3, {"architecture_epochs": 1, "found_epochs": 1}, {}),
-    "heads of class means": (2, {"head_init": CENTROID}, {}),
-    "without drop-path": (2, {"drop_path_prob": 0.0}, {}),
+    "one task": (1, {}, FEW),
+    "more cells": (2, {"epochs": 1, "architecture_epochs": 1}, {"layers": 3, "nodes": 3, **FEW}),
+    "weights only": (2, {"architecture_epochs": 0}, FEW),
+    "the found network last": (3, {"architecture_epochs": 1, "found_epochs": 1}, FEW),
+    "heads of class means": (2, {"head_init": CENTROID}, FEW),
+    "without drop-path": (2, {"drop_path_prob": 0.0}, FEW),
     "most is pruned": (2, {"prune_threshold": 0.3}, {}),
     "everything is pruned": (2, {"prune_threshold": 1.0}, {}),
-    "noise": (2, {"normalizer": Normalizer("gumbel_softmax")}, {}),
-    "relusoftmax": (2, {"normalizer": Normalizer("relusoftmax")}, {}),
+    "noise": (2, {"normalizer": Normalizer("gumbel_softmax")}, FEW),
+    "relusoftmax": (2, {"normalizer": Normalizer("relusoftmax")}, FEW),
 }
 
 
@@ -90,7 +92,7 @@ def test_compiled_passes_change_nothing(compiled_passes):
     """Two tasks of 8 images in batches of 4, an architecture and a weight pass each."""
     settings, net = (
         replace(SETTINGS, batch_size=4, prune_threshold=0.0, epochs=1),
-        {"layers": 1, "nodes": 1, "reduction_layers": ()},
+        {"layers": 1, "nodes": 1, "reduction_layers": (), "primitives": ("max_pool_3x3", "conv_3x3")},
     )
     states = []
     for compiled in (False, True):
