@@ -9,12 +9,16 @@ unfold the meta-cell for a task                    evaluation.py: Start.unfold
 adapt on the support set, test on the queries      task_search.py: TaskSearch.adapt, TaskSearch.classify
 an architecture step, then a weight step           task_search.py: TaskSearch.step
 expectation-based operation and edge-pair search   selection.py: Selector.choose, expected_final
-Adam with betas (0, 0.999)                         adam.py: MomentumFreeAdam
+Adam (0, 0.999); no gradient, no step              adam.py: MomentumFreeAdam
 batches and micro-batches                          batches.py
 what gets gradient and how it is taken             settings.py: SearchSettings, Schedule
 second-order DARTS, for comparison                 unrolled.py
 onnas, random, full, metanas, darts, pcdarts       methods.py: METHODS
 reading off the genotype                           genotype.py: read_genotype
+the found network, with the adapted weights        found.py: genotype_mixtures; task_network.py: which classifies
+warm-up: weights alone at first                    flags/tfml.py: of_training_task
+alpha and beta trained until they decide           deciding/
+a few images of one's own                          own_images/
 all classes told apart before meta-training        pretraining/
 a head that starts at the classes' means           head_start.py
 training tasks side by side                        meta/

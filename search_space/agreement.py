@@ -45,7 +45,7 @@ def head_note(meta_cell: MetaCell, path: Path, ways: int, settings: SearchSettin
 
 
 def network_from_scratch(flags: OnnasFlags, channels: int) -> SupernetSettings:
-    """What the flags ask for; those that are left out are the published ones (method, part 4)."""
+    """What the flags ask for; those that are left out are the published ones."""
     asked = flags.network
     layers, init_channels, reductions = asked.layers or 4, asked.init_channels or 28, asked.reduction_layers
     partial = 1

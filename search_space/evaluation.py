@@ -34,7 +34,7 @@ class Start:
     seed: int
 
     def unfold(self, purpose: str, number: int) -> TaskSearch:
-        """Unfolds the meta-cell for a task, which is named by purpose and number (method, part 3)."""
+        """Unfolds the meta-cell for a task, which is named by purpose and number."""
         self.network.unfold(self.meta_cell)
         return TaskSearch(self.network, self.settings, Draws(self.seed, purpose, number))
 

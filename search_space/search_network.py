@@ -45,7 +45,7 @@ class SearchNetwork(nn.Module):
         return [*self.parameters(), *self.buffers()]
 
     def unfold(self, meta_cell: MetaCell) -> None:
-        """Copies a meta-cell into every cell, and its stem, head, alpha and beta (method, part 2)."""
+        """Copies a meta-cell into every cell, and its stem, head, alpha and beta."""
         meta_cell.unfold(self.supernet, self.architecture)
 
     def state(self, separate: bool) -> MetaCell:

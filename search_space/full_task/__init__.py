@@ -1,4 +1,4 @@
-"""A full task, as CIFAR-10 (method, part 4): a search on the two halves of its training set, then the found network.
+"""A full task, as CIFAR-10: a search on the two halves of its training set, then the found network.
 
 task               from its data to its results
 plan               what is run: networks, settings, memory, decided before hours of search

@@ -1,4 +1,4 @@
-"""A full task, from its data to its results (method, part 4)."""
+"""A full task, from its data to its results."""
 
 from dataclasses import asdict, replace
 from pathlib import Path

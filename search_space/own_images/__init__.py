@@ -1,4 +1,4 @@
-"""A few images of each class in, a classifier out: one few-shot task of the user's own (method, part 3).
+"""A few images of each class in, a classifier out: one few-shot task of the user's own.
 
 search          onnas.py --support: adapts, says what to expect, classifies, exports
 classify_later  onnas.py --adapted: classifies with what an earlier run adapted
