@@ -128,7 +128,7 @@ def _shown(data: FullTask, given: list[int]) -> dict:
         tensor
         for images, indices in parts
         for tensor in (
-            torch.stack([torch.from_numpy(images.pixels[index].copy()) for index in indices]) / 255,
+            torch.stack([torch.from_numpy(images.pixels[index].copy()) for index in indices]),
             torch.tensor([images.labels[index] for index in indices]),
         )
     ]

@@ -90,9 +90,9 @@ def predict(network: SupernetSettings, task: Size, settings: SearchSettings) -> 
     storageless = FakeTensorMode()
     _take_storage(searched.supernet, storageless)
     with storageless:
-        images, labels = _images(task.images(settings), task.shape)
+        images, labels = _images(task.images(settings), task)
         adapting = _adapt(search, images, labels, micro_batch, set().union(*trained), trained[heaviest])
-        support, queries = images[: task.images_in_testing()].clone(), _images(test_images, task.shape)[0]
+        support, queries = images[: task.images_in_testing()].clone(), _images(test_images, task)[0]
         testing = _test(search, support, queries, test_batch, micro_batch)
     breakdown = {kind: size / MIB for kind, size in adapting.breakdown().items()}
     line, size = adapting.largest()
@@ -233,5 +233,5 @@ def _give_gradients(supernet: Supernet, names: set[str]) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _images(number: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty(number, *shape, dtype=torch.uint8), torch.empty(number, dtype=torch.long)
+def _images(number: int, task: Size) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty(number, *task.shape, dtype=task.dtype), torch.empty(number, dtype=torch.long)

@@ -29,6 +29,11 @@ class Size:
     queries: int | None
     shape: Shape
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images that wait for their turn: pixels, but a full task's are normalised."""
+        return torch.float32 if self.queries is None else torch.uint8
+
     def batch_sizes(self, settings: SearchSettings) -> list[int]:
         """Images of each batch of an epoch."""
         return batch_sizes(self.train, settings.batch_size)

@@ -44,7 +44,10 @@ def measured(network: SupernetSettings, settings: SearchSettings) -> tuple[PeakM
     task = task_of(network)
     search = start_search(*build_supernet(network, task.ways, seed=1), settings, 3, "test task", 0)
     generator = torch.Generator().manual_seed(0)
-    images, queries = (torch.rand(number, *task.shape, generator=generator) for number in (task.train, task.queries))
+    images, queries = (
+        torch.randint(256, (number, *task.shape), dtype=torch.uint8, generator=generator)
+        for number in (task.train, task.queries)
+    )
     labels, query_labels = (torch.arange(len(part)) % task.ways for part in (images, queries))
     with PeakMemory(torch.device("cpu"), search.network.resident(), [images, labels]) as adapting:
         search.adapt(images, labels)

@@ -50,7 +50,7 @@ def draw(tasks, workers: int = 0) -> list[bytes]:
     return [
         tensor.numpy().tobytes()
         for episode in episodes(tasks, range(4), workers)
-        for tensor in (episode.support, episode.support_labels, episode.query, episode.query_labels)
+        for tensor in (episode.support / 255, episode.support_labels, episode.query / 255, episode.query_labels)
     ]
 
 
