@@ -20,7 +20,8 @@ Plain = str | int | float | None
 class AdaptedNetwork:
     """A network that classifies images, the relaxed or the found one.
 
-    network: its BN normalises by the statistics that it holds; images (N, C, H, W) in [0, 1] -> logits (N, ways).
+    network: its BN normalises by the statistics that it holds; images (N, C, H, W), uint8 or in [0, 1], -> logits
+        (N, ways).
     class_names: of the logits.
     preparation: how an image file becomes an image, see :func:`utils.data.image_reader.prepare`.
     made_from: plain values for whoever finds the file: the meta-cell, the method, the images.

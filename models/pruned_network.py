@@ -4,7 +4,6 @@ The relaxed network holds every candidate that soft pruning left. The found one 
 node a pair of inputs, on each of its edges one candidate, with the weight that it has in the adapted supernet.
 """
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.search_cell import NEWER, OLDER, Mixture, Source, edge_list
+from models.search_cell import NEWER, OLDER, Mixture, Source
 from models.supernet import STEM, Supernet, pooled
 from utils.data.pixels import unit_range
 
@@ -83,24 +82,3 @@ class PrunedNetwork(nn.Module):
     @property
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-def found_network(
-    supernet: Supernet, mixtures: dict[str, Mixture], cells: dict[str, Sequence[tuple[str, int]]]
-) -> PrunedNetwork:
-    """The network of the chosen edges and candidates of an adapted supernet; each keeps its weight in ``mixtures``.
-
-    Args:
-        mixtures: those of the adapted supernet, soft-pruned or not.
-        cells: for each cell type that the supernet has the chosen (candidate, input), two a node in node order; input 0
-            and 1 are the cell's inputs, ``i + 2`` is node ``i``.
-    """
-    settings = supernet.settings
-    numbers = {edge: number for number, edge in enumerate(edge_list(settings.nodes))}
-    found = {}
-    for cell_type, entries in cells.items():
-        active = [[False] * len(settings.primitives) for _ in numbers]
-        for entry, (name, source) in enumerate(entries):
-            active[numbers[source, entry // 2]][settings.primitives.index(name)] = True
-        found[cell_type] = replace(mixtures[cell_type], active=active, trained=active)
-    return PrunedNetwork(supernet, found)

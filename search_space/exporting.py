@@ -31,7 +31,7 @@ def export_and_measure(
 def export_task_network(
     network: nn.Module, path: Path, images: Tensor, labels: Tensor | None, *, calibration: Tensor, **about: object
 ) -> list[ExportedFile]:
-    """As :func:`export_and_measure`, for a network that takes images in [0, 1] as they are; these are uint8."""
+    """As :func:`export_and_measure`, for uint8 images; the files take them in [0, 1], not normalised."""
     channels = images.shape[1]
     about |= {"calibration": unit_range(calibration), "mean": [0.0] * channels, "std": [1.0] * channels}
     return export_and_measure(network, path, unit_range(images), labels, **about)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from models.batch_norm import BatchNorm
+from models.batch_norm import average_statistics
 from models.search_cell import Mixture
 from models.step_by_step import MicroBatch, step_by_step_backward
 from search_space.adam import MomentumFreeAdam
@@ -316,17 +316,10 @@ class TaskSearch:
 
     def average_batch_statistics(self, support: torch.Tensor, mixtures: dict[str, Mixture]) -> None:
         """Sets BN's running statistics to their average over micro-batches of the adaptation's size."""
-        norms = [module for module in self.supernet.modules() if isinstance(module, BatchNorm)]
-        for norm in norms:
-            norm.reset_running_stats()
-        self.supernet.train()
         order = torch.randperm(len(support), generator=self.draws.generator("statistics"))
         whole = batches(order, self.settings.batch_size)
         parts = [part for batch in whole for part in micro_batches(batch, self.settings.schedule)]
-        for number, part in enumerate(parts, start=1):
-            for norm in norms:
-                norm.momentum = 1 / number  # the average over those so far
-            self.supernet(support[part], mixtures)
+        average_statistics(self.supernet, parts, lambda part: self.supernet(support[part], mixtures))
 
 
 def reason_to_diverge(settings: SearchSettings, validated: float | None, trained: float, first: bool) -> str | None:

@@ -146,6 +146,19 @@ def test_a_search_will_do_with_less(folder, search_only, pin, met):
     assert (done.returncode == 0) == (met and search_only == "1")
 
 
+@pytest.mark.parametrize(("number", "met"), [("2.11.0a0+nv25.9", True), ("2.13.0+cpu", True), ("2.9.1", False)])
+def test_a_device_makers_wheel_is_known_by_its_number(folder, number, met):
+    (folder / "requirements.txt").write_text("no-such-distribution==1.0\n")
+    (folder / "requirements-device.txt").write_text("a-wheel>=2.11,<2.14\n")
+    metadata = folder / "wheels" / f"a_wheel-{number}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: a-wheel\nVersion: {number}\n")
+    fake_python(folder / "bin" / "python3", f"[ $1 = - ] || exit 1; exec '{sys.executable}' \"$@\"")
+    environment = {"search_only": "1", "PYTHONPATH": str(folder / "wheels")}
+    done = source_environment(folder, PATH=only(folder / "bin"), **environment)
+    assert (done.returncode == 0) == met
+
+
 def test_a_whole_venv_is_used_as_it_is(folder):
     fake_python(folder / ".venv" / "bin" / "python", f"[ $1 = - ] || exit 1; exec '{sys.executable}' \"$@\"")
     (folder / "bin").mkdir()

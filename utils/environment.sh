@@ -25,7 +25,7 @@ COMPARED = {"==": operator.eq, ">=": operator.ge, "<": operator.lt}
 
 
 def numbers(text):
-    return [int(number) for number in text.split("+")[0].split(".")]  # torch adds what it was built for: 2.11.0+cpu
+    return [int(number) for number in re.match(r"\d+(\.\d+)*", text)[0].split(".")]  # of 2.11.0+cpu, 2.11.0a0+nv25
 
 
 assert (3, 10) <= sys.version_info[:2] <= (3, 12)

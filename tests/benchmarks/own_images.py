@@ -48,10 +48,10 @@ def parse_args():
 
 
 def write_images(folder: Path, images: torch.Tensor) -> None:
-    """(N, C, H, W) in [0, 1], as PNG files."""
+    """uint8 (N, C, H, W), as PNG files."""
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
-        pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
+        pixels = image.permute(1, 2, 0).contiguous().numpy()
         Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(folder / f"{number:02}.png")
 
 

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from models.adapted_network import AdaptedNetwork
-from models.pruned_network import PrunedNetwork, found_network
+from models.pruned_network import PrunedNetwork
 from search_space.normalizers import AnnealedNormalizer
 from search_space.primitives import FULL_TASK
+from tests.found_network import found_network
 from tests.helpers import WAYS, random_images, tiny_supernet
 from utils.data.image_reader import Preparation
 from utils.errors import InputError

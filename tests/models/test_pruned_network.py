@@ -8,12 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm, average_statistics
-from models.pruned_network import PrunedNetwork, found_network
+from models.pruned_network import PrunedNetwork
 from models.search_cell import Mixture
 from models.supernet import EDGES
 from models.textbook_norm import count_macs, with_textbook_norm
 from search_space.normalizers import AnnealedNormalizer
 from search_space.primitives import FEW_SHOT, FULL_TASK
+from tests.found_network import found_network
 from tests.helpers import WAYS, edges_of, random_images, tiny_supernet
 
 PARTIAL = {"init_channels": 8, "partial_channels": 4, "edge_weights": EDGES}

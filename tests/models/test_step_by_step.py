@@ -137,7 +137,7 @@ def only(few: dict[str, set[int]], nodes: int = 2) -> Choice:
 def random_case(seed: int):
     """The arguments of a random problem, then of a pass; the id says what was drawn."""
     draws = random.Random(seed)
-    layers, nodes, channels = draws.randint(1, 5), draws.randint(1, 3), draws.choice((2, 4))
+    layers, nodes, channels = draws.randint(1, 6), draws.randint(1, 4), draws.choice((2, 4))
     reductions = tuple(layer for layer in range(layers) if draws.random() < 0.4)
     candidates = draws.choice(list(LISTS))
     size = draws.choice(((8, 8), (7, 7), (9, 6), (5, 8), (3, 2), (1, 5)))

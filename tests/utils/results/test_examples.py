@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from utils.data.episode import Episode
-from utils.results.examples import CLASSES, QUERIES, SHOTS, as_data_uri, example_of
+from utils.results.examples import CLASSES, LARGEST_SIDE, QUERIES, SHOTS, as_data_uri, example_of, thumbnail
 
 WAYS, EACH = 7, 6  # more than are kept
 
@@ -62,3 +62,12 @@ def test_fewer_images_than_are_kept():
     shown = example_of(Episode(0, images, labels, images, labels, ("a", "b")), [1, 1])["shown"]
     assert [len(images["support"]) for images in shown] == [1, 1]
     assert [images["queries"][0]["predicted"] for images in shown] == [1, 1]
+
+
+def test_a_large_photograph_is_made_small():
+    columns = torch.linspace(0, 255, 200).round().byte()
+    seen = picture(thumbnail(columns.expand(3, 200, 200)))
+    assert seen.shape == (LARGEST_SIDE, LARGEST_SIDE, 3)
+    small = Image.fromarray(columns.expand(200, 200).numpy()).resize((LARGEST_SIDE,) * 2, Image.Resampling.BILINEAR)
+    expected = torch.tensor(bytearray(small.tobytes())).view(LARGEST_SIDE, LARGEST_SIDE)
+    assert (seen[..., 0].int() - expected.int()).abs().max() <= 4
