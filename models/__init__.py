@@ -22,7 +22,8 @@ BN that keeps its output only                       batch_norm.py       BatchNor
 one candidate on several edges run as one           merged_candidates.py
 several tasks run as one network                    batched_supernet.py, with batched_mix.py: a node's sum, BN included
 tied cells as few, large convolutions, for a GPU    dense_supernet.py
-PyTorch's own BN, for exporters and counters        textbook_norm.py    with_textbook_norm, count_macs
+PyTorch's own BN, for exporters                     textbook_norm.py    with_textbook_norm
+multiply-accumulates                                macs.py             count_macs
 
 An operation is defined once, in operations.py; the ordinary, merged, batched, step-by-step, pruned and derived forms
 all run its layers.

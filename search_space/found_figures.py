@@ -4,8 +4,8 @@ from statistics import fmean
 
 import torch
 
+from models.macs import count_macs
 from models.pruned_network import PrunedNetwork
-from models.textbook_norm import count_macs
 from search_space.found import mean_entropy
 from search_space.task_search import Classification, TaskSearch
 from utils.data.episode import Episode

@@ -2,9 +2,9 @@
 
 import torch
 
+from models.macs import MacCounter
 from models.search_cell import Mixture, edge_list
 from models.supernet import Supernet
-from models.textbook_norm import MacCounter, with_textbook_norm
 from search_space.architecture import Architecture
 
 
@@ -24,7 +24,7 @@ class Work:
     def __init__(self, supernet: Supernet, shape: tuple[int, int, int]):
         settings = supernet.settings
         self._image = torch.zeros(1, *shape)
-        self._network = with_textbook_norm(Supernet(settings, supernet.head.out_features)).eval()
+        self._network = Supernet(settings, supernet.head.out_features).eval()
         self.cell_types = settings.cell_types
         self._size = len(edge_list(settings.nodes)), len(settings.primitives)
         self.fixed = self._count({})

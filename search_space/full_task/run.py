@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from models.derived_network import DerivedNetwork
-from models.textbook_norm import count_macs
+from models.macs import count_macs
 from search_space.board.opening import open_events, open_full_task_board
 from search_space.flags.onnas import OnnasFlags
 from search_space.full_task.derived_training import DerivedTraining

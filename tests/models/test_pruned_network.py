@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.batch_norm import BatchNorm, average_statistics
+from models.macs import count_macs
 from models.pruned_network import PrunedNetwork
 from models.search_cell import Mixture
 from models.supernet import EDGES
-from models.textbook_norm import count_macs, with_textbook_norm
+from models.textbook_norm import with_textbook_norm
 from search_space.normalizers import AnnealedNormalizer
 from search_space.primitives import FEW_SHOT, FULL_TASK
 from tests.found_network import found_network

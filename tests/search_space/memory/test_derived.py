@@ -7,7 +7,7 @@ import torch
 
 from models.batch_norm import BatchNorm
 from models.derived_network import DerivedNetwork, DerivedSettings
-from models.textbook_norm import count_macs
+from models.macs import count_macs
 from search_space.full_task.derived_training import DerivedTraining, TrainingSettings
 from search_space.memory.derived import Trained, heaviest, predict_inference_mib, predict_training_mib
 from search_space.primitives import FULL_TASK
