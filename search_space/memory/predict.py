@@ -34,12 +34,14 @@ class Prediction:
     """Peaks of live tensor bytes, in MiB, of adapting and of testing.
 
     breakdown_mib: adapting's parts by kind. largest: the line that holds most of it, beside parameters, and its MiB.
+    process_mib: the peak of the process's resident memory; None: not worked out.
     """
 
     adapting_mib: float
     testing_mib: float
     breakdown_mib: dict[str, float]
     largest: tuple[str, float]
+    process_mib: float | None = None
 
     @property
     def peak_mib(self) -> float:
@@ -49,10 +51,11 @@ class Prediction:
         """One paragraph for the user, of a search with these settings."""
         line, size = self.largest
         parts = ", ".join(f"{kind} {size:.1f}" for kind, size in self.breakdown_mib.items())
+        process = "" if self.process_mib is None else f"; of the process {self.process_mib:.0f} MiB"
         return (
             f"{settings.schedule.name} schedule, --split_num {settings.schedule.split_num}: predicted peak of live "
             f"tensors {self.adapting_mib:.1f} MiB adapting ({parts}; the most, {size:.1f}, held by {line}), "
-            f"{self.testing_mib:.1f} MiB testing"
+            f"{self.testing_mib:.1f} MiB testing{process}"
         )
 
 

@@ -60,7 +60,7 @@ def few_shot_row(folder: Path, *having: str) -> dict[str, str]:
 
 
 def test_few_shot_means_intervals_and_paired_differences(tmp_path):
-    few_shot_run(tmp_path / "full", "full", [0.9, 0.8, 1.0])
+    few_shot_run(tmp_path / "full", "full", [0.9, 0.8, 1.0], process_memory_mib=301.6)
     few_shot_run(tmp_path / "onnas", "onnas", [0.7, 0.8, 0.9], STEPWISE, peak_memory_mib=1.25)
     row = few_shot_row(tmp_path, "5-way 5-shot", "full")
     # sd of 0.9, 0.8, 1.0 is 0.1, and 1.96 * 0.1 / sqrt(3) = 0.1132
@@ -75,6 +75,7 @@ def test_few_shot_means_intervals_and_paired_differences(tmp_path):
         "difference to full (%)": "",
         "found network (%)": "",
         "peak memory, adapting (MiB)": "12.3",
+        "process (MiB)": "302",
         "s a task": "2.50",
         "s a step": "0.125",
         "device": "CPU",
@@ -237,9 +238,9 @@ def test_runs_that_differ_by_the_seed_alone_are_one_row(tmp_path):
     # sd of 0.5, 0.6, 0.7 is 0.1
     assert row == [
         *("CIFAR-10", "complete", "full", "all at once, split 1", "4, 5", "1, 2, 3"),
-        *("103.0", "2:00:00", "60.0 +- 10.0", "2,000", "5,000,000", "CPU"),
+        *("103.0", "", "2:00:00", "60.0 +- 10.0", "2,000", "5,000,000", "CPU"),
     ]
-    assert cells_of(text_of(full_task, tmp_path), "CIFAR-10", "onnas")[6:11] == ["not run"] * 5
+    assert cells_of(text_of(full_task, tmp_path), "CIFAR-10", "onnas")[6:12] == ["not run"] * 6
 
 
 def test_what_is_the_few_shot_tasks_keeps_no_seeds_apart(tmp_path):
@@ -259,7 +260,7 @@ def test_other_settings_or_the_same_seed_again_are_rows_of_their_own(tmp_path):
 def test_a_given_genotype_was_not_searched(tmp_path):
     full_run(tmp_path / "a", "full", 0.5, 1, {"genotype": "a.json"}, dataset="imagefolder")
     row = cells_of(text_of(full_task, tmp_path), "genotype given, no search")
-    assert row[3:9] == ["", "-, 5", "1", "", "", "50.0"]
+    assert row[3:10] == ["", "-, 5", "1", "", "", "", "50.0"]
 
 
 # --- Memory ---------------------------------------------------------------------------------------------------------
@@ -330,7 +331,7 @@ def test_an_unfinished_run_is_no_result(tmp_path):
     }
     assert few_shot_row(tmp_path, "5-way 5-shot", "full")["accuracy (%)"] == "unfinished: 2 of 3 tasks"
     said = "unfinished: 1 of 4 epochs of search, 0 of 5 epochs of training"
-    assert cells_of(text_of(full_task, tmp_path), "CIFAR-10", "onnas")[8] == said
+    assert cells_of(text_of(full_task, tmp_path), "CIFAR-10", "onnas")[9] == said
     assert storage.rows(runs)[1:] == [{"state": "not run"}]
 
 

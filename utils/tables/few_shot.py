@@ -178,6 +178,7 @@ COLUMNS = (
     Column("difference to full (%)", _difference, "to full %"),
     Column("found network (%)", percent("found_accuracy", "found_accuracy_ci95"), "found %"),
     Column("peak memory, adapting (MiB)", number("peak_memory_mib", ".1f"), "MiB"),
+    Column("process (MiB)", number("process_memory_mib", ".0f")),
     Column("s a task", number("seconds_per_task", ".2f"), "s a task"),
     Column("s a step", number("seconds_per_step", ".3f")),
     Column("device", device),

@@ -112,6 +112,7 @@ COLUMNS = (
     Column("epochs of search, training", _epochs),
     Column("seeds", lambda row: ", ".join(map(str, row.get("seeds", []))), "seeds"),
     Column("search memory (MiB)", number("peak_memory_mib", ".1f"), "MiB"),
+    Column("process (MiB)", number("process_memory_mib", ".0f")),
     Column("search time (h:mm:ss)", duration("search_seconds"), "search time"),
     Column("derived accuracy (%)", measured("derived_accuracy", "derived_accuracy_sd"), "accuracy %"),
     Column("parameters", number("derived_parameters", ",.0f"), "parameters"),

@@ -25,7 +25,7 @@ SHALLOW = replace(DRAWING, layers=2, reduction_layers=(1,))
 SHAPES = {DRAWING: (1, 28, 28), PHOTO: (3, 20, 20), SHALLOW: (1, 28, 28)}
 SETTINGS = SearchSettings(epochs=1, architecture_epochs=1, batch_size=7, w_lr=0.01, alpha_lr=0.01)
 # Of enough steps that heavy choices come up, too.
-SELECTION = {"sampleno": 2, "beta_sampling": True, "epochs": 10, "architecture_epochs": 10}
+SELECTION = {"sampleno": 2, "beta_sampling": True, "epochs": 4, "architecture_epochs": 4}
 
 
 def task_of(network: SupernetSettings) -> Size:
