@@ -3,6 +3,7 @@
 import torch
 
 from search_space.adam import update
+from utils.optimizers import without_dynamo
 
 
 class BatchedAdam(torch.optim.Optimizer):
@@ -15,6 +16,7 @@ class BatchedAdam(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float, beta2: float = 0.999, eps: float = 1e-8):
+        without_dynamo()
         super().__init__(params, {"lr": lr, "beta2": beta2, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
