@@ -218,7 +218,7 @@ class MetaCell:
 def first_fold(
     start: MetaCell, adapted: list[MetaCell], weighting: str, w_meta_lr: float, a_meta_lr: float
 ) -> MetaCell:
-    """Over tasks: Reptile with coefficients. All have separate cells."""
+    """The n cells after a meta-update over tasks: Reptile's, with coefficients. All arguments have n cells."""
 
     def folded(part: str) -> Tensors:
         lr = a_meta_lr if part == "architecture" else w_meta_lr

@@ -23,6 +23,7 @@ from search_space.primitives import FEW_SHOT
 from search_space.search_network import SearchNetwork
 from search_space.settings import FASTEST, LEANEST, ORDINARY, Schedule, SearchSettings
 from search_space.task_search import TaskSearch
+from utils.data.names import INPUT_SHAPES
 from utils.draws import Draws
 from utils.memory import PeakMemory
 from utils.results.published import TITLES
@@ -36,7 +37,7 @@ from utils.tables import memory
 from utils.tables.layout import markdown, plain
 
 EPOCHS, WAYS, SHOTS, BATCH = 3, 5, 5, 15
-SHAPES = {"miniimagenet": (3, 84, 84), "omniglot": (1, 28, 28)}
+SHAPES = {name: INPUT_SHAPES[name] for name in ("miniimagenet", "omniglot")}
 ONE_PAIR = {"sampleno": 2, "beta_sampling": True}
 # What is searched. "none" takes the batch whole; the others in micro-batches of 3.
 ROWS = {

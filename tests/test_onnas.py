@@ -203,11 +203,13 @@ def test_dry_run_says_the_memory_and_does_nothing(scripts, trained, tmp_path):
     number = r"([0-9]+\.[0-9])"
     parts = ", ".join(f"{kind} {number}" for kind in KINDS)
     most = rf"the most, {number}, held by (models/[a-z_]+\.py):[0-9]+"
-    found = re.search(rf"{number} MiB adapting \({parts}; {most}\), {number} MiB testing$", line)
-    adapting, *of_adapting, held, _, testing = (float(x) if x[0].isdigit() else x for x in found.groups())
+    found = re.search(
+        rf"{number} MiB adapting \({parts}; {most}\), {number} MiB testing; of the process ([0-9]+) MiB$", line
+    )
+    adapting, *of_adapting, held, _, testing, process = (float(x) if x[0].isdigit() else x for x in found.groups())
     assert 0 < held < adapting
     assert sum(of_adapting) == pytest.approx(adapting, abs=0.05 * (len(KINDS) + 1))
-    assert adapting > testing > 0
+    assert process > adapting > testing > 0
 
 
 def test_dry_run_of_an_earlier_run_says_what_it_took_and_leaves_it_alone(scripts, trained, copied):

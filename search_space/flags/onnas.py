@@ -48,7 +48,7 @@ class KindFlags(Section):
 
 @dataclass(frozen=True)
 class NetworkFlags(Section):
-    title = "network: the meta-cell's, if given they must agree; else 28 channels, 4 cells, 3 nodes or the genotype's"
+    title = "network: that of a meta-cell or genotype, which flags must agree with; else 28 channels, 4 cells, 3 nodes"
     init_channels: int | None = flag(whole(2, 4096), "C: channels of a node, even")
     layers: int | None = flag(whole(1, 64), "cells")
     nodes: int | None = flag(whole(1, 8), "nodes of a cell")
@@ -71,9 +71,9 @@ class SearchFlags(Section):
     )
     search: str = flag(
         str,
-        "onnas: only chosen candidates and edge pairs get gradient; random: chosen uniformly; full: all get gradient; "
-        "metanas: the same with n separate cells; darts: without pairs; pcdarts: partial channels; these two by a "
-        "plain softmax, without pruning",
+        "what gets gradient. onnas: candidates and edge pairs chosen by their expected final value; random: chosen "
+        "uniformly; full: all; metanas: all, with n separate cells; darts: all, without edge pairs; pcdarts: the same "
+        "on a part of the channels. darts and pcdarts take a plain softmax and prune nothing",
         "onnas",
         choices=tuple(METHODS),
     )
@@ -143,7 +143,7 @@ class MemoryFlags(Section):
 class FullTaskFlags(Section):
     title = "full task"
     epochs: int = flag(whole(1, EPOCHS), "of the search", 50, only=(FULL,))
-    warm_up_epochs: int = flag(whole(0, EPOCHS), "the first of them, which train weights only", 25, only=(FULL,))
+    warm_up_epochs: int = flag(whole(0, EPOCHS), "the first epochs, which train weights only", 25, only=(FULL,))
     genotype: Path | None = flag(
         place,
         "train this one's network (.json, or DARTS's .txt); no search",

@@ -120,7 +120,10 @@ class AdaptationFlags(Section):
         only=SMALL_TASKS,
     )
     found_epochs: float | None = flag(
-        real(0, 1), "share of them, the last, that train the weights of the found network alone", 0.0, only=SMALL_TASKS
+        real(0, 1),
+        "share of a task's epochs, its last ones, that train only the weights of the found network",
+        0.0,
+        only=SMALL_TASKS,
     )
     normalizer: str = flag(str, "from alpha and beta to weights", "softmax", choices=NORMALIZERS)
     normalizer_temp_anneal_mode: str = flag(str, "how T goes over a task", "linear", choices=ANNEAL_MODES)
@@ -129,8 +132,8 @@ class AdaptationFlags(Section):
     alpha_prune_threshold: float = flag(real(0, 1), "candidates less probable than this are not run", 0.01)
     head_init: str | None = flag(
         str,
-        "where a task's head starts; meta: as the meta-cell has it; centroid: it classifies by the support set's mean "
-        "features (default: meta, of a meta-cell that was pre-trained only centroid)",
+        "how a task's head starts. meta: as in the meta-cell; zero: at zero; centroid: at the mean features of each "
+        "class's support images (default: meta; centroid where the meta-cell's head is zero)",
         choices=HEAD_STARTS,
         only=SMALL_TASKS,
     )

@@ -29,6 +29,7 @@ def command(tmp_path, monkeypatch):
         return list(measured)
 
     monkeypatch.setattr(memory_table, "EPOCHS", 1)
+    monkeypatch.setattr(memory_table, "SHOTS", 3)
     monkeypatch.setattr(memory_table, "SHAPES", {"omniglot": (1, 8, 8)})
     monkeypatch.setattr(memory_table, "ROWS", {row: ROWS[row] for row in MEASURED})
     monkeypatch.setattr(memory_table, "measure", noted)
