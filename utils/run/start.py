@@ -55,7 +55,9 @@ def imports_are_done() -> None:
     if _watched is not None:
         bytearray(HEADROOM)
         told, errors = _watched
+        kept_back = os.dup(2)
         os.dup2(errors, 2)
+        _pass_on(kept_back)
         os.write(told, b".")
     sys.excepthook = sys.__excepthook__
 
@@ -216,8 +218,6 @@ def _go_on_watched(prog: str, limit: str) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: os.kill(child, number))
     imported, spins = _watch_imports(child, reading)
-    if imported:
-        _pass_on(errors)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     crashed = spins or -status in CRASHES or status == NO_THREAD_DATA
     if crashed and not imported:
