@@ -84,7 +84,7 @@ def search_few_shot_tasks(flags: OnnasFlags, device: torch.device) -> None:
     shape = (network_settings.in_channels, side, side) if folder else INPUT_SHAPES[tasks.dataset]
     size = Size(tasks.n, tasks.n * tasks.k, tasks.n * tasks.q, shape)
     asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
-    settings, prediction = plan_within(asked, flags.memory, network_settings, size)
+    settings, prediction = plan_within(asked, flags.memory, network_settings, size, device)
     if prediction is not None:
         print(prediction.as_text(settings))
     if flags.memory.dry_run:

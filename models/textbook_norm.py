@@ -1,4 +1,4 @@
-"""Exchanging the BN of a network, as for PyTorch's own, which exporters know."""
+"""Exchanging the BN of a network for another, such as PyTorch's own, which exporters know."""
 
 import copy
 from collections.abc import Callable

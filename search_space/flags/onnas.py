@@ -116,7 +116,7 @@ class MemoryFlags(Section):
     )
     process_budget: float | None = flag(
         real(1, 1e9),
-        "the same for the peak of the process's resident memory, its libraries included (few-shot and own images)",
+        "the same for the peak of the process's resident memory, libraries included (few-shot, own images; on a CPU)",
         metavar="MIB",
     )
     dry_run: bool = flag(bool, "print the memory that the search would take, and its parts, and exit")

@@ -34,7 +34,7 @@ class Prediction:
     """Peaks of live tensor bytes, in MiB, of adapting and of testing.
 
     breakdown_mib: adapting's parts by kind. largest: the line that holds most of it, beside parameters, and its MiB.
-    process_mib: the peak of the process's resident memory; None: not worked out.
+    process_mib: the peak of the process's resident memory, in MiB; None: not worked out.
     """
 
     adapting_mib: float

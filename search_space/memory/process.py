@@ -10,7 +10,7 @@ from search_space.memory.fit import plan_search_aside
 from search_space.memory.predict import Prediction
 from search_space.memory.size import Size
 from search_space.settings import SearchSettings
-from utils.errors import BudgetError
+from utils.errors import BudgetError, InputError
 from utils.run.process_memory import process_memory, resident_mib
 
 # Measured on one thread, C = 28, 4 cells, from what is resident after the imports to the peak: see
@@ -25,15 +25,18 @@ RUN_TO_RUN_MIB = 2  # what is resident after the imports differs by less
 
 
 def plan_within(
-    settings: SearchSettings, memory: MemoryFlags, network: SupernetSettings, size: Size
+    settings: SearchSettings, memory: MemoryFlags, network: SupernetSettings, size: Size, device: torch.device
 ) -> tuple[SearchSettings, Prediction | None]:
     """What :func:`search_space.memory.fit.plan_search` gives, for the budget of tensors or of the process.
 
     Raises:
         BudgetError: the budget is too little; the message names the smallest that would do.
-        InputError: more candidates are to be chosen than there are.
+        InputError: more candidates are to be chosen than there are, or the process is planned and the tensors are on
+            a GPU.
     """
-    if not memory.is_planned:
+    if device.type != "cpu" and memory.process_budget is not None:
+        raise InputError("--process_budget is for --device cpu: the process does not hold a GPU's tensors.")
+    if device.type != "cpu" or not memory.is_planned:
         return plan_search_aside(settings, memory, network, size)
     before, per_tensor = resident_mib() + FIXED_MIB, _per_tensor_mib(memory)
     imports = process_memory().get("process_memory_mib", 0.0)  # their peak; much of it has been given back

@@ -48,7 +48,7 @@ class OwnPlan:
 
 
 def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
-    plan = plan_own_images(flags)
+    plan = plan_own_images(flags, device)
     flags, task, queries = plan.flags, plan.task, plan.queries
     path, seed, export = flags.run.path, flags.run.seed, flags.derived.export
     folds = [] if flags.own.folds is None else stratified_folds(task.labels.tolist(), flags.own.folds, seed)
@@ -102,7 +102,7 @@ def search_own_images(flags: OnnasFlags, device: torch.device) -> None:
     print(f"{shown}more images: python onnas.py --adapted {path / 'adapted.pt'} --query DIR")
 
 
-def plan_own_images(flags: OnnasFlags) -> OwnPlan:
+def plan_own_images(flags: OnnasFlags, device: torch.device) -> OwnPlan:
     """Reads the meta-cell and the support set, and says what is done to the images.
 
     Raises:
@@ -118,7 +118,7 @@ def plan_own_images(flags: OnnasFlags) -> OwnPlan:
 
     size = Size(ways, len(task.images), 1, task.preparation.shape)
     asked = replace(flags.search_settings(), head_init=head_start(flags.adaptation.head_init, meta_cell))
-    settings, prediction = plan_within(asked, flags.memory, network, size)
+    settings, prediction = plan_within(asked, flags.memory, network, size, device)
     notes = [
         None if flags.tasks.input_size else f"Images are taken at {side}x{side} pixels, as {file} was trained.",
         *task.notes,
